@@ -12,7 +12,7 @@ import argparse
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import structlog
@@ -33,7 +33,7 @@ STOP = InlineKeyboardMarkup(inline_keyboard=[[InlineKeyboardButton(text="⏹ Sto
 class Instant(ScriptedEngine):
     """An engine that answers at once and does not record its prompts."""
 
-    async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
+    async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         """Yield the answer's text, then the complete answer."""
         text = f"About {prompt.turns[-1].text}"
         yield Delta(text=text, model="instant")

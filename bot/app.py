@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import structlog
 
@@ -45,7 +43,7 @@ from bot.i18n import Translator
 from bot.instance_lock import lock_data_folder
 from bot.live_settings import LiveSettings
 from bot.redaction import secrets_of
-from bot.shutdown import ANSWER_SECONDS, ENGINE_SECONDS, STEP_SECONDS, closed
+from bot.shutdown import ANSWER_SECONDS, ENGINE_SECONDS, STEP_SECONDS, ShutdownSteps, cancel
 from bot.telegram.button_updates import RatingButtons
 from bot.telegram.client import DeliveryMiddleware, open_bot
 from bot.telegram.rate_limit_notices import WaitNotices
@@ -88,19 +86,19 @@ class Application:
         self.settings = settings
         self.address = ""
         self.runs: RunManager
-        self._stack = AsyncExitStack()
+        self._steps = ShutdownSteps()
         self._intake: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         try:
             await self._open()
         except BaseException:
-            await self._stack.aclose()
+            await self._steps.aclose()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
+        await self._steps.aclose()
 
     async def wait(self) -> None:
         """Wait forever, or raise an error of the update receiver that retrying cannot fix."""
@@ -109,7 +107,7 @@ class Application:
         await asyncio.Event().wait()
 
     async def _open(self) -> None:  # noqa: PLR0915 one composition, read from top to bottom
-        stack = self._stack
+        steps = self._steps
         folder = self.settings.storage.dir.resolve()
         base = self.settings.inference.checkpoint().resolve()
         await refuse_missing_ray(self.settings)
@@ -117,8 +115,8 @@ class Application:
         bot = open_bot(self.settings.telegram, middleware)  # without a token, no data folder is created
         refuse_lost_ledger(folder / FILE_NAME)
         ledger = Ledger.open(folder)
-        self._at_end("ledger", ledger.close)
-        stack.enter_context(lock_data_folder(folder))
+        steps.add("ledger", ledger.close)
+        steps.enter_context(lock_data_folder(folder))
         live_settings = LiveSettings(self.settings, await ledger.setting_changes.in_force())
         settings = live_settings.now
         pictures = PictureStore(folder / "pictures")
@@ -126,15 +124,15 @@ class Application:
         models.tidy()
         live, unfit = await settle_live_model(ledger, base, folder / "models")
 
-        self._at_end("connections to Telegram", bot.session.close)
+        steps.add("connections to Telegram", bot.session.close)
         translator = Translator.load()
         notices = Notifications(bot, settings, ledger, translator)
-        self._at_end("notices", notices.stop)
+        steps.add("notices", notices.stop)
 
         kind = resolve(settings.inference)
         forks_engine = kind is Kind.CPU or (kind is Kind.LMDEPLOY and settings.training.device != "cpu")
         warm = warm_python(settings.training, folder / "logs", PRELOADED[kind] if forks_engine else ())
-        self._at_end("preloaded libraries", warm.stop)
+        steps.add("preloaded libraries", warm.stop)
         deployment = Deployment(
             settings.inference,
             live.id,
@@ -142,22 +140,22 @@ class Application:
             logs=folder / "logs",
             command=warm.forking(COMMANDS[kind]) if forks_engine else None,
         )
-        self._at_end("engine", deployment.stop, ENGINE_SECONDS)
+        steps.add("engine", deployment.stop, ENGINE_SECONDS)
         await deployment.start(wait=False)
         if settings.training.keep_warm:
-            self._in_background("preloading", preload(deployment, warm))
-        self._in_background("menu", announce_commands(bot, settings.telegram, translator, ledger))
+            steps.run_in_background("preloading", preload(deployment, warm))
+        steps.run_in_background("menu", announce_commands(bot, settings.telegram, translator, ledger))
 
         erasure = Erasure(ledger, lambda session: deployment.forget(chat_key(session)))
         decoders, patient = PictureDecoders(DECODERS), PictureDecoders(1, NICENESS)
-        self._at_end("picture decoders", decoders.close)
-        self._at_end("decoder of stored pictures", patient.close)
+        steps.add("picture decoders", decoders.close)
+        steps.add("decoder of stored pictures", patient.close)
         decoders.warm()
         stored = StoredPictures(ledger, pictures, patient)
-        self._in_background("re-encoding of stored pictures", stored.run())
+        steps.run_in_background("re-encoding of stored pictures", stored.run())
 
         trainer = ChildTrainer(settings.training, warm)
-        specs = settings.job_specs(None if has_separate_gpus(settings) else deployment.first_words)
+        specs = settings.job_specs(None if settings.has_separate_gpus else deployment.first_words)
         merged = MergedModels(ledger, models, ChildTrainer(settings.training, warm), settings.training, specs.paths)
         planner = RunPlanner(ledger, models, specs, settings.trust)
         switch = ModelSwitch(
@@ -199,7 +197,7 @@ class Application:
         )
         self.runs = runs
         buttons = RatingButtons(bot, ledger)
-        self._at_end("buttons", buttons.stop)
+        steps.add("buttons", buttons.stop)
         in_flight = InFlight()
         receiver = PictureReceiver(bot, ledger, pictures, decoders, live_settings)
         responder = Responder(
@@ -243,7 +241,7 @@ class Application:
         review = ReviewPages(ledger, pictures, runs, pages, settings.training.threshold)
         people = PeoplePages(ledger, erasure, pages, live_settings)
         changes = ModelChanges()
-        self._at_end("model changes", changes.stop)
+        steps.add("model changes", changes.stop)
         model_pages = ModelPages(ledger, trials, changes, pages)
         comparison = BlindComparison(ledger, pictures, ChildTrainer(settings.training, warm), live_settings)
         comparison.tidy()
@@ -256,7 +254,7 @@ class Application:
         private = [route for each in parts for route in each.routes()]
         web = WebServer(settings, monitoring, inbox.accept, pages, private)
         self.address = await web.start()
-        self._at_end("web server", web.stop)
+        steps.add("web server", web.stop)
         watch = AlertWatch(
             notices, deployment.status, lambda: trainer.last_progress, ledger, settings.storage.min_free_gigabytes
         )
@@ -275,28 +273,19 @@ class Application:
         duties.append(asyncio.create_task(switch.prune()))
 
         async def end_duties() -> None:
-            await asyncio.gather(_cancelled(*duties), runs.stop())
+            await asyncio.gather(cancel(*duties), runs.stop())
 
-        self._at_end("duties", end_duties)  # in one step, because the total time for shutdown is limited
+        steps.add("duties", end_duties)  # in one step, because the total time for shutdown is limited
         schedule.start()  # after an interrupted run has been ended, so that a run that is due can begin
-        self._at_end("schedule", schedule.stop)
+        steps.add("schedule", schedule.stop)
         checks = StartupChecks(ledger, switch, notices, live, unfit)
-        self._in_background("startup checks", checks.run())
-        self._at_end("inbox", lambda: inbox.stop(ANSWER_SECONDS), ANSWER_SECONDS + STEP_SECONDS)
+        steps.run_in_background("startup checks", checks.run())
+        steps.add("inbox", lambda: inbox.stop(ANSWER_SECONDS), ANSWER_SECONDS + STEP_SECONDS)
         await buttons.update_recent(translator)
-        self._intake = self._in_background(
+        self._intake = steps.run_in_background(
             "intake", Receiver(bot, inbox, settings.telegram, guests=settings.chat.guests).run()
         )
         log.info("running", model=live.id, web=self.address, mode=settings.telegram.mode)
-
-    def _at_end(self, step: str, close: Callable[[], Awaitable[None]], seconds: float = STEP_SECONDS) -> None:
-        self._stack.push_async_callback(closed, step, close, seconds)
-
-    def _in_background(self, step: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start `work` as a task that is cancelled at shutdown."""
-        task = asyncio.create_task(work)
-        self._at_end(step, lambda: _cancelled(task))
-        return task
 
 
 async def preload(deployment: Deployment, warm: WarmPython) -> None:
@@ -304,16 +293,3 @@ async def preload(deployment: Deployment, warm: WarmPython) -> None:
     while deployment.status().state is not State.READY:  # noqa: ASYNC110 - the engine may be restarted meanwhile
         await asyncio.sleep(_POLL_SECONDS)
     await warm.start()
-
-
-async def _cancelled(*tasks: asyncio.Task[None]) -> None:
-    """Cancel tasks and wait until they have ended."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-
-
-def has_separate_gpus(settings: Settings) -> bool:
-    """Return whether training and the engine use separate GPUs, so that neither has to yield to the other."""
-    training, engine = settings.training.gpus, settings.inference.gpus
-    return bool(training and engine) and set(training).isdisjoint(engine)

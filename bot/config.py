@@ -112,6 +112,12 @@ class Settings(BaseSettings):
             return read_family(self.inference.checkpoint()).system
         return INTERNVL2.system
 
+    @property
+    def has_separate_gpus(self) -> bool:
+        """Whether training and the engine use separate GPUs, so that neither has to yield to the other."""
+        training, engine = self.training.gpus, self.inference.gpus
+        return bool(training and engine) and set(training).isdisjoint(engine)
+
     def job_specs(self, yield_file: Path | None = None) -> JobSpecs:
         """Return the specifications of the jobs that runs consist of.
 
@@ -148,8 +154,7 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
     Raises:
         ConfigError: `path` does not exist or has a syntax error, or a setting is unknown or invalid.
     """
-    text = _read(path)
-    values = _parsed(path, text)
+    text, values = _read(path)
     _drop_removed(values)
     _refuse_unknown_variables(environment)
     try:
@@ -171,22 +176,17 @@ def load_settings(path: Path | None = None, environment: Mapping[str, str] = os.
     return settings
 
 
-def _read(path: Path | None) -> str:
+def _read(path: Path | None) -> tuple[str, dict[str, Any]]:
+    """Return the text of the settings file and the values in it."""
     source = path or DEFAULT_PATH
     try:
-        return "" if path is None and not source.exists() else source.read_text(encoding="utf-8")
+        text = "" if path is None and not source.exists() else source.read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
     except OSError as error:
         cure = "name the file with --config PATH, or write one with thumbtune init"
         raise ConfigError(f"{source}: cannot be read ({error.strerror}); {cure}") from error
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{source}: not valid TOML: {error}") from error
-
-
-def _parsed(path: Path | None, text: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path or DEFAULT_PATH}: not valid TOML: {error}") from error
 
 
 def _drop_removed(values: dict[str, Any]) -> None:

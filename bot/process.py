@@ -52,8 +52,7 @@ async def until_stopped(application: Application) -> None:
     await asyncio.wait((stopping, working), return_when=asyncio.FIRST_COMPLETED)
     end_process_within(PROCESS_SECONDS)
     for task in (stopping, working):
-        if not task.done():
-            task.cancel()
+        task.cancel()
     if working.done() and not working.cancelled():
         working.result()
 

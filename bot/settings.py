@@ -10,16 +10,10 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr, model_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, model_validator
 
 from bot.i18n import later
-from inference.settings import LocalPath
-
-
-class Section(BaseModel):
-    """Base class for the sections of config.toml; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from inference.settings import LocalPath, Section
 
 
 class WebhookSettings(Section):

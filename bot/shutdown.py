@@ -11,8 +11,9 @@ import faulthandler
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final, NoReturn
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, Final, NoReturn
 
 import structlog
 
@@ -34,6 +35,27 @@ close everything, this makes up the 10 s that `docker stop` waits before it kill
 _LAST_SECONDS: Final = 0.5
 
 log = structlog.get_logger()
+
+
+class ShutdownSteps(AsyncExitStack):
+    """The steps of a shutdown, carried out in the reverse order of their registration, each in bounded time."""
+
+    def add(self, step: str, close: Callable[[], Awaitable[None]], seconds: float = STEP_SECONDS) -> None:
+        """Register `close` as a step that may take up to `seconds` seconds."""
+        self.push_async_callback(closed, step, close, seconds)
+
+    def run_in_background(self, step: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start `work` as a task that is cancelled at shutdown, and return the task."""
+        task = asyncio.create_task(work)
+        self.add(step, lambda: cancel(task))
+        return task
+
+
+async def cancel(*tasks: asyncio.Task[None]) -> None:
+    """Cancel tasks and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 async def closed(step: str, close: Callable[[], Awaitable[None]], seconds: float = STEP_SECONDS) -> None:

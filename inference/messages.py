@@ -13,7 +13,7 @@ This module uses only the standard library. The exception hierarchy::
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
@@ -171,7 +171,7 @@ class Delta:
 class Engine(Protocol):
     """Interface for answering prompts, implemented by the HTTP client of one engine and by the deployment."""
 
-    def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
+    def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         """Stream the answer as deltas; the last delta contains the complete `Answer`.
 
         Raises:

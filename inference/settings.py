@@ -45,10 +45,14 @@ def _address(url: str) -> str:
     return url.rstrip("/").removesuffix("/v1")
 
 
-class LmdeploySettings(BaseModel):
-    """Settings in `[inference.lmdeploy]`: the cache, context and batch sizes of lmdeploy's TurboMind engine."""
+class Section(BaseModel):
+    """Base class for the sections of config.toml; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LmdeploySettings(Section):
+    """Settings in `[inference.lmdeploy]`: the cache, context and batch sizes of lmdeploy's TurboMind engine."""
 
     blocks: int | None = Field(default=None, ge=16)
     """KV cache blocks of 64 tokens, 6.3 MB each for InternVL2-2B, or 3.1 MB with kv_bits = 8. A picture of 13 tiles
@@ -86,10 +90,8 @@ class LmdeploySettings(BaseModel):
     """Main memory for the tiles of recent pictures (16 MB for a picture of 13 tiles)."""
 
 
-class RayReplicas(BaseModel):
+class RayReplicas(Section):
     """Settings in `[inference.ray.replicas]`: how many engines the cluster runs for each model."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     min: int = Field(default=1, ge=1)
     """The minimum number of engines of a model."""
@@ -111,10 +113,8 @@ class RayReplicas(BaseModel):
         return self
 
 
-class RaySettings(BaseModel):
+class RaySettings(Section):
     """Settings in `[inference.ray]`: the cluster, and the engines on its nodes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     address: str = "auto"
     """The address of the cluster: `auto` for the one on this machine, `host:6379`, or `ray://host:10001`."""
@@ -148,10 +148,8 @@ class RaySettings(BaseModel):
         return _address(url)
 
 
-class InferenceSettings(BaseModel):
+class InferenceSettings(Section):
     """Settings in `[inference]`: the engine, its limits and its timeouts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     engine: Literal["auto", "cpu", "lmdeploy", "external", "ray"] = "auto"
     """The engine: `cpu` runs everywhere, `lmdeploy` on a GPU, `external` is your own server, `ray` runs either of the

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from storage.database import Database
 from storage.errors import UnknownRecord
@@ -13,6 +14,8 @@ from storage.writer import Writer
 
 Result = TypeVar("Result")
 Record = TypeVar("Record")
+Part = TypeVar("Part", bound="Queries")
+Args = ParamSpec("Args")
 Values = Sequence[Any] | dict[str, Any]
 
 
@@ -26,10 +29,6 @@ class Queries:
         self._writer = writer
         self._readers = readers
         self._clock = clock
-
-    async def _write(self, work: Callable[[Database], Result]) -> Result:
-        """Run `work` on the writer's thread and return its result after the commit."""
-        return await self._writer.do(work)
 
     async def _execute(self, sql: str, values: Values = ()) -> int:
         """Run one statement on the writer's thread and, after the commit, return the number of changed rows."""
@@ -51,9 +50,44 @@ class Queries:
         """Return all rows of a query's result."""
         return await self._read(lambda database: every(database, sql, values))
 
+    async def _column(self, sql: str, values: Values = ()) -> list[Any]:
+        """Return the first column of a query's result."""
+        return await self._read(lambda database: column(database, sql, values))
+
     async def _number(self, sql: str, values: Values = ()) -> int:
         """Return the single integer that a query yields."""
         return await self._read(lambda database: number(database, sql, values))
+
+
+def transaction(
+    work: Callable[Concatenate[Part, Database, Args], Result],
+) -> Callable[Concatenate[Part, Args], Coroutine[Any, Any, Result]]:
+    """Turn a method with the parameter `database` into a coroutine function, whose callers leave the parameter out.
+
+    The method runs in a transaction on the writer's thread, and the coroutine returns after the commit. The method
+    may run twice (see `storage.writer.Work`).
+    """
+
+    @wraps(work)
+    async def method(self: Part, /, *args: Args.args, **kwargs: Args.kwargs) -> Result:
+        return await self._writer.do(lambda database: work(self, database, *args, **kwargs))
+
+    return method
+
+
+def query(
+    work: Callable[Concatenate[Part, Database, Args], Result],
+) -> Callable[Concatenate[Part, Args], Coroutine[Any, Any, Result]]:
+    """Turn a method with the parameter `database` into a coroutine function, as `transaction` does, for reads only.
+
+    All statements of the method see the same state of the ledger.
+    """
+
+    @wraps(work)
+    async def method(self: Part, /, *args: Args.args, **kwargs: Args.kwargs) -> Result:
+        return await self._readers.do(lambda database: work(self, database, *args, **kwargs))
+
+    return method
 
 
 def first(database: Database, sql: str, values: Values = ()) -> sqlite3.Row | None:
@@ -90,9 +124,14 @@ def number(database: Database, sql: str, values: Values = ()) -> int:
     return value
 
 
-def insert(database: Database, sql: str, values: Values) -> int:
-    """Insert a row and return its ID."""
-    identifier = database.execute(sql, values).lastrowid
+def insert(database: Database, table: str, row: Mapping[str, Any]) -> int:
+    """Insert a row, given as the values of its columns, and return its new ID; the value of `id` is ignored.
+
+    `Table.insert` would read the schema several times, which costs a millisecond.
+    """
+    values = {f'"{name}"': value for name, value in row.items() if name != "id"}
+    sql = f"INSERT INTO {table}({', '.join(values)}) VALUES ({', '.join('?' * len(values))})"
+    identifier = database.execute(sql, list(values.values())).lastrowid
     assert identifier is not None
     return identifier
 

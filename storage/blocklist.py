@@ -27,7 +27,3 @@ class Blocks(Queries):
     async def includes(self, person: int) -> bool:
         """Return whether a person is blocked."""
         return bool(await self._number("SELECT EXISTS (SELECT 1 FROM blocks WHERE person = ?)", [person]))
-
-    async def all(self) -> frozenset[int]:
-        """Return the IDs of all blocked people."""
-        return frozenset(row["person"] for row in await self._every(BLOCKED))

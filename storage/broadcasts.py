@@ -8,9 +8,9 @@ next broadcast begins, or when the recipient's data is erased.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection
 
-from storage.base import Queries, column, first
+from storage.base import Queries, column, first, transaction
 from storage.database import Database
 from storage.state_machines import RecipientState
 
@@ -20,37 +20,34 @@ _MOVE = 'UPDATE broadcasts SET state = ? WHERE "update" = ?'
 class Broadcasts(Queries):
     """The broadcasts in the ledger and their recipients."""
 
-    async def begin(self, update: int, chats: Iterable[int]) -> None:
+    @transaction
+    def begin(self, database: Database, update: int, chats: Collection[int]) -> None:
         """Store the recipients of the broadcast requested by `update`, oldest chat first.
 
         If they are already stored, only the recipient to which an earlier process was still sending is marked as
         doubtful.
         """
         wanted = json.dumps(list(chats))
+        if first(database, 'SELECT 1 FROM broadcasts WHERE "update" = ?', [update]) is not None:
+            database.execute(f"{_MOVE} AND state = 'sending'", (RecipientState.DOUBTFUL, update))
+            return
+        database.execute(
+            "DELETE FROM broadcasts WHERE \"update\" NOT IN (SELECT id FROM inbox WHERE state IN ('stored', 'begun'))"
+        )
+        database.execute(
+            'INSERT INTO broadcasts("update", chat) SELECT ?, id FROM chats'
+            " WHERE id IN (SELECT value FROM json_each(?)) ORDER BY created, id",
+            (update, wanted),
+        )
 
-        def work(database: Database) -> None:
-            if first(database, 'SELECT 1 FROM broadcasts WHERE "update" = ?', [update]) is not None:
-                database.execute(f"{_MOVE} AND state = 'sending'", (RecipientState.DOUBTFUL, update))
-                return
-            database.execute(
-                'DELETE FROM broadcasts WHERE "update" NOT IN'
-                " (SELECT id FROM inbox WHERE state IN ('stored', 'begun'))"
-            )
-            database.execute(
-                'INSERT INTO broadcasts("update", chat) SELECT ?, id FROM chats'
-                " WHERE id IN (SELECT value FROM json_each(?)) ORDER BY created, id",
-                (update, wanted),
-            )
-
-        await self._write(work)
-
-    async def next_recipient(self, update: int) -> int | None:
+    @transaction
+    def next_recipient(self, database: Database, update: int) -> int | None:
         """Mark the next due recipient as SENDING and return its chat ID, or return None if none is due."""
         sql = (
             f"{_MOVE} AND rowid = (SELECT rowid FROM broadcasts WHERE \"update\" = ? AND state = 'due' ORDER BY rowid"
             " LIMIT 1) RETURNING chat"
         )
-        moved = await self._write(lambda database: column(database, sql, (RecipientState.SENDING, update, update)))
+        moved = column(database, sql, (RecipientState.SENDING, update, update))
         return moved[0] if moved else None
 
     async def set_recipient(self, update: int, chat: int, state: RecipientState) -> None:

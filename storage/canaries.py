@@ -9,7 +9,7 @@ import json
 import sqlite3
 from dataclasses import dataclass, fields
 
-from storage.base import Queries, find, insert, known
+from storage.base import Queries, find, insert, known, number, transaction
 from storage.database import Database
 from storage.errors import IllegalTransition
 from storage.learning_records import EQUAL_TRUST, Actor, Trial, Trust
@@ -55,7 +55,8 @@ class TrialVote:
 class Canaries(Queries):
     """The trials of canaries, of which at most one is running at a time."""
 
-    async def start(self, model: str, share: float, by: Actor | None = None) -> Trial:
+    @transaction
+    def start(self, database: Database, model: str, share: float, by: Actor | None = None) -> Trial:
         """Begin a trial of the candidate `model` alongside the live model on `share` (0 to 1) of the conversations.
 
         `by` is the admin who approved the model, if approval was required.
@@ -64,23 +65,15 @@ class Canaries(Queries):
             UnknownRecord: There is no such model.
             IllegalTransition: Another trial is running, no model is live, or `model` is not a candidate.
         """
-
-        def work(database: Database) -> Trial:
-            if (other := running_trial(database)) is not None:
-                raise IllegalTransition(f"The trial of {other.model} is still running: stop or promote it first.")
-            live, candidate = live_model(database), get_model(database, model)
-            if live is None:
-                raise IllegalTransition(f"There is no live model to compare {model} with.")
-            move_model(database, candidate, ModelState.CANARY, "", by)
-            started = insert(
-                database,
-                "INSERT INTO canaries(model, live, run, share, started, after)"
-                " VALUES (?, ?, ?, ?, ?, (SELECT coalesce(max(id), 0) FROM exchanges))",
-                (model, live.id, candidate.run, share, self._clock()),
-            )
-            return _get(database, started)
-
-        return await self._write(work)
+        if (other := running_trial(database)) is not None:
+            raise IllegalTransition(f"The trial of {other.model} is still running: stop or promote it first.")
+        live, candidate = live_model(database), get_model(database, model)
+        if live is None:
+            raise IllegalTransition(f"There is no live model to compare {model} with.")
+        move_model(database, candidate, ModelState.CANARY, "", by)
+        after = number(database, "SELECT coalesce(max(id), 0) FROM exchanges")
+        row = {"model": model, "live": live.id, "run": candidate.run, "share": share, "started": self._clock()}
+        return _get(database, insert(database, "canaries", row | {"after": after}))
 
     async def running(self) -> Trial | None:
         """Return the running trial, or None if there is none."""
@@ -90,7 +83,8 @@ class Canaries(Queries):
         """Return the latest trial of a model, or None if it has had none."""
         return await self._find(_trial, f"{_SELECT} WHERE model = ? ORDER BY id DESC LIMIT 1", [model])
 
-    async def end(self, trial: int, verdict: Verdict, reason: str, by: Actor | None = None) -> Trial:
+    @transaction
+    def end(self, database: Database, trial: int, verdict: Verdict, reason: str, by: Actor | None = None) -> Trial:
         """End a trial without a promotion; `by` is the admin who ended it, if any.
 
         The model becomes a candidate again if `verdict` is VOID; otherwise it is rejected for `reason`.
@@ -99,18 +93,14 @@ class Canaries(Queries):
             IllegalTransition: The trial has already ended, or `verdict` is PROMOTED (use `Promotions.make`
                 instead).
         """
-
-        def work(database: Database) -> Trial:
-            present = _get(database, trial)
-            if present.ended is not None or verdict not in _AFTERWARDS:
-                raise IllegalTransition(f"The trial of {present.model} cannot end as {verdict}.")
-            state = _AFTERWARDS[verdict]
-            why = reason if state is ModelState.REJECTED else ""
-            move_model(database, get_model(database, present.model), state, why, by)
-            _end(database, trial, verdict, reason, self._clock())
-            return _get(database, trial)
-
-        return await self._write(work)
+        present = _get(database, trial)
+        if present.ended is not None or verdict not in _AFTERWARDS:
+            raise IllegalTransition(f"The trial of {present.model} cannot end as {verdict}.")
+        state = _AFTERWARDS[verdict]
+        why = reason if state is ModelState.REJECTED else ""
+        move_model(database, get_model(database, present.model), state, why, by)
+        _end(database, trial, verdict, reason, self._clock())
+        return _get(database, trial)
 
     async def votes(self, trial: Trial, trust: Trust = EQUAL_TRUST) -> list[TrialVote]:
         """Return each rater's latest vote on each answer given since the trial began, in the order of voting.

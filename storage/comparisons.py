@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from storage.base import Queries, find, known
+from storage.base import Queries, find, known, transaction
 from storage.blocklist import BLOCKED
 from storage.database import Database
 from storage.guests import UNLEARNED
@@ -109,43 +109,37 @@ class Comparisons(Queries):
         values = {**_pair(first, second), "limit": limit, "blocked": json.dumps(sorted(trust.blocked))}
         return await self._list(lambda row: PictureQuestion(**row), _NEW_QUESTIONS, values)
 
-    async def add(self, comparisons: Sequence[Comparison]) -> None:
+    @transaction
+    def add(self, database: Database, comparisons: Sequence[Comparison]) -> None:
         """Add comparisons, ignoring their IDs and skipping those whose exchange was erased in the meantime."""
         now = self._clock()
-
-        def work(database: Database) -> None:
-            for each in comparisons:
-                values = asdict(each) | {"now": now}
-                database.execute(
-                    "INSERT INTO comparisons(exchange, first, second, first_answer, second_answer, swapped, choice,"
-                    " created) SELECT :exchange, :first, :second, :first_answer, :second_answer, :swapped, :choice,"
-                    " :now WHERE EXISTS (SELECT 1 FROM exchanges WHERE id = :exchange) ON CONFLICT DO NOTHING",
-                    values,
-                )
-
-        await self._write(work)
+        for each in comparisons:
+            values = asdict(each) | {"now": now}
+            database.execute(
+                "INSERT INTO comparisons(exchange, first, second, first_answer, second_answer, swapped, choice,"
+                " created) SELECT :exchange, :first, :second, :first_answer, :second_answer, :swapped, :choice,"
+                " :now WHERE EXISTS (SELECT 1 FROM exchanges WHERE id = :exchange) ON CONFLICT DO NOTHING",
+                values,
+            )
 
     async def undecided(self, first: str, second: str) -> Comparison | None:
         """Return the oldest comparison of two models without a choice, or None if there is none."""
         sql = f"{_SELECT} WHERE {_PAIR} AND choice IS NULL ORDER BY id LIMIT 1"
         return await self._find(_comparison, sql, _pair(first, second))
 
-    async def choose(self, comparison: int, shown: int, reviewer: str) -> Comparison:
+    @transaction
+    def choose(self, database: Database, comparison: int, shown: int, reviewer: str) -> Comparison:
         """Record which of the answers, as shown, is better (1 or 2), or neither (0); only the first choice counts.
 
         Raises:
             UnknownRecord: There is no such comparison.
         """
-
-        def work(database: Database) -> Comparison:
-            found = _get(database, comparison)
-            if found.choice is None:
-                choice = 3 - shown if found.swapped and shown else shown
-                values = {"choice": choice, "reviewer": reviewer}
-                database.table("comparisons").update(comparison, values)
-            return _get(database, comparison)
-
-        return await self._write(work)
+        found = _get(database, comparison)
+        if found.choice is None:
+            choice = 3 - shown if found.swapped and shown else shown
+            values = {"choice": choice, "reviewer": reviewer}
+            database.table("comparisons").update(comparison, values)
+        return _get(database, comparison)
 
     async def score(self, first: str, second: str) -> Score:
         """Return the score of two models, given in either order."""

@@ -7,8 +7,9 @@ correction of an exchange counts. The bot decides who may confirm corrections.
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import asdict, replace
 
-from storage.base import Queries, find, first, insert, known
+from storage.base import Queries, find, first, insert, known, transaction
 from storage.database import Database
 from storage.exchanges import exchange_with
 from storage.learning_records import Correction
@@ -20,7 +21,8 @@ _SELECT = 'SELECT id, exchange, author, text, "update", created, confirmed_by FR
 class Corrections(Queries):
     """The corrections in the ledger."""
 
-    async def add(self, correction: Correction) -> int:
+    @transaction
+    def add(self, database: Database, correction: Correction) -> int:
         """Add an unconfirmed correction and return its ID.
 
         If the correction's update has already added one, the ID of the existing correction is returned.
@@ -29,20 +31,12 @@ class Corrections(Queries):
             UnknownRecord: The exchange does not exist or was deleted.
         """
         now = correction.created or self._clock()
-
-        def work(database: Database) -> int:
-            row = first(database, f'{_SELECT} WHERE "update" = ?', [correction.update])
-            if row is not None:
-                return int(row["id"])
-            exchange_with(database, correction.exchange)
-            ensure_user(database, correction.author, now)
-            return insert(
-                database,
-                'INSERT INTO demonstrations(exchange, author, text, "update", created) VALUES (?, ?, ?, ?, ?)',
-                (correction.exchange, correction.author, correction.text, correction.update, now),
-            )
-
-        return await self._write(work)
+        row = first(database, f'{_SELECT} WHERE "update" = ?', [correction.update])
+        if row is not None:
+            return int(row["id"])
+        exchange_with(database, correction.exchange)
+        ensure_user(database, correction.author, now)
+        return insert(database, "demonstrations", asdict(replace(correction, created=now, confirmed_by=None)))
 
     async def count_since(self, author: int, since: float, exchange: int) -> int:
         """Count the exchanges, other than `exchange`, that the user `author` has corrected since the time `since`."""
@@ -71,7 +65,8 @@ class Corrections(Queries):
             {"chat": chat, "message": message},
         )
 
-    async def confirm(self, correction: int, by: int | None) -> None:
+    @transaction
+    def confirm(self, database: Database, correction: int, by: int | None) -> None:
         """Confirm a correction on behalf of the user `by`, or withdraw its confirmation if `by` is None.
 
         A withdrawal affects only later runs.
@@ -79,14 +74,10 @@ class Corrections(Queries):
         Raises:
             UnknownRecord: There is no such correction.
         """
-
-        def work(database: Database) -> None:
-            if by is not None:
-                ensure_user(database, by, self._clock())
-            _get(database, correction)
-            database.execute("UPDATE demonstrations SET confirmed_by = ? WHERE id = ?", (by, correction))
-
-        await self._write(work)
+        if by is not None:
+            ensure_user(database, by, self._clock())
+        _get(database, correction)
+        database.execute("UPDATE demonstrations SET confirmed_by = ? WHERE id = ?", (by, correction))
 
 
 def _correction(row: sqlite3.Row) -> Correction:

@@ -48,18 +48,6 @@ SELECT exchanges.model AS model, date(ratings.created, 'unixepoch') AS day,
  GROUP BY exchanges.model, day ORDER BY day
 """
 
-_PARTICIPANTS = """
-SELECT id, name, opted_out,
-       (SELECT count(*) FROM exchanges WHERE asker = users.id) AS answers,
-       (SELECT count(*) FROM ratings WHERE rater = users.id) AS votes,
-       max(created,
-           (SELECT coalesce(max(created), 0) FROM exchanges WHERE asker = users.id),
-           (SELECT coalesce(max(created), 0) FROM feedback WHERE rater = users.id)) AS seen
-  FROM users WHERE id > 0
- ORDER BY seen DESC, id
-"""
-"""Only positive IDs belong to people: a group with a shared conversation is a user with a negative ID."""
-
 
 @dataclass(frozen=True, slots=True)
 class Day:
@@ -102,26 +90,8 @@ class Approval:
         return self.ups / self.votes
 
 
-@dataclass(frozen=True, slots=True)
-class Participant:
-    """A user with counts of their activity.
-
-    Attributes:
-        answers: The number of answers that the user received.
-        votes: The number of the user's votes that count.
-        seen: When the user was last seen.
-    """
-
-    id: int
-    name: str
-    opted_out: bool
-    answers: int
-    votes: int
-    seen: float
-
-
 class Counts(Queries):
-    """Queries for totals and for counts by day, model and user."""
+    """Queries for totals and for counts by day and model."""
 
     async def totals(self) -> dict[str, int]:
         """Return the number of rows of each kind, for status and metrics.
@@ -154,8 +124,3 @@ class Counts(Queries):
         for row in await self._every(_VOTES_PER_DAY):
             found.setdefault(row["model"], {})[row["day"]] = Approval(row["ups"], row["downs"])
         return found
-
-    async def participants(self) -> list[Participant]:
-        """Return all known users, most recently seen first."""
-        rows = await self._every(_PARTICIPANTS)
-        return [Participant(**{**dict(row), "opted_out": bool(row["opted_out"])}) for row in rows]

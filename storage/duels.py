@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 
-from storage.base import Queries, first, known
+from storage.base import Queries, first, known, query, transaction
 from storage.chat_records import Exchange
 from storage.database import Database
 from storage.exchanges import exchange_with, record_exchange
@@ -49,27 +49,21 @@ class Duel:
 class Duels(Queries):
     """The duels in the ledger."""
 
-    async def start(self, exchange: Exchange, rival: Exchange) -> Duel:
+    @transaction
+    def start(self, database: Database, exchange: Exchange, rival: Exchange) -> Duel:
         """Add and return a duel between the recorded answer `exchange` and the answer `rival`."""
+        database.execute(
+            "INSERT INTO duels(exchange, rival, rival_model, created) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT(exchange) DO NOTHING",
+            (exchange.id, json.dumps(asdict(rival)), rival.model, self._clock()),
+        )
+        return _get(database, "exchange", exchange.id)
 
-        def work(database: Database) -> Duel:
-            database.execute(
-                "INSERT INTO duels(exchange, rival, rival_model, created) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT(exchange) DO NOTHING",
-                (exchange.id, json.dumps(asdict(rival)), rival.model, self._clock()),
-            )
-            return _get(database, "exchange", exchange.id)
-
-        return await self._write(work)
-
-    async def open(self, exchange: int) -> Duel | None:
+    @query
+    def open(self, database: Database, exchange: int) -> Duel | None:
         """Return the undecided duel whose current answer is `exchange`, or None if there is none."""
-
-        def work(database: Database) -> Duel | None:
-            row = first(database, "SELECT id FROM duels WHERE exchange = ? AND better IS NULL", [exchange])
-            return None if row is None else _get(database, "id", row["id"])
-
-        return await self._read(work)
+        row = first(database, "SELECT id FROM duels WHERE exchange = ? AND better IS NULL", [exchange])
+        return None if row is None else _get(database, "id", row["id"])
 
     async def get(self, duel: int) -> Duel:
         """Return the duel with the ID `duel`.
@@ -79,7 +73,8 @@ class Duels(Queries):
         """
         return await self._read(lambda database: _get(database, "id", duel))
 
-    async def choose(self, duel: int, chooser: int, choice: int, update: int) -> Duel:
+    @transaction
+    def choose(self, database: Database, duel: int, chooser: int, choice: int, update: int) -> Duel:
         """Record the choice of the current answer (1), its rival (2) or neither (0); only the first choice counts.
 
         The chosen answer gets the chooser's 👍. If the rival is chosen, it is recorded as an exchange and takes
@@ -89,29 +84,25 @@ class Duels(Queries):
             UnknownRecord: The duel, its conversation or the user who asked was deleted.
         """
         now = self._clock()
-
-        def work(database: Database) -> Duel:
-            found = _get(database, "id", duel)
-            if found.better is not None:
-                return found
-            ensure_user(database, chooser, now)
-            standing, rival = found.exchange, found.rival
-            if choice == 2:
-                standing = record_exchange(database, replace(found.rival, update=update, created=now))
-                rival = found.exchange
-                database.execute('UPDATE replies SET "update" = ? WHERE "update" = ?', (update, rival.update))
+        found = _get(database, "id", duel)
+        if found.better is not None:
+            return found
+        ensure_user(database, chooser, now)
+        standing, rival = found.exchange, found.rival
+        if choice == 2:
+            standing = record_exchange(database, replace(found.rival, update=update, created=now))
+            rival = found.exchange
+            database.execute('UPDATE replies SET "update" = ? WHERE "update" = ?', (update, rival.update))
+        database.execute(
+            "UPDATE duels SET exchange = ?, rival = ?, rival_model = ?, chooser = ?, better = ? WHERE id = ?",
+            (standing.id, json.dumps(asdict(rival)), rival.model, chooser, int(choice > 0), duel),
+        )
+        if choice:
             database.execute(
-                "UPDATE duels SET exchange = ?, rival = ?, rival_model = ?, chooser = ?, better = ? WHERE id = ?",
-                (standing.id, json.dumps(asdict(rival)), rival.model, chooser, int(choice > 0), duel),
+                'INSERT INTO feedback(exchange, rater, value, "update", created) VALUES (?, ?, 1, ?, ?)',
+                (standing.id, chooser, update, now),
             )
-            if choice:
-                database.execute(
-                    'INSERT INTO feedback(exchange, rater, value, "update", created) VALUES (?, ?, 1, ?, ?)',
-                    (standing.id, chooser, update, now),
-                )
-            return _get(database, "id", duel)
-
-        return await self._write(work)
+        return _get(database, "id", duel)
 
     async def won(self, trial: Trial, trust: Trust = EQUAL_TRUST) -> list[bool]:
         """Return whether the canary's answer won, for each of a trial's duels that had a winner.

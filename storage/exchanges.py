@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 
-from storage.base import Queries, find, first, insert, known
+from storage.base import Queries, find, first, insert, known, transaction
 from storage.chat_records import Exchange
 from storage.database import Database
 from storage.errors import StorageError, UnknownRecord
@@ -14,10 +14,6 @@ from storage.inbox import refuse_closed
 from storage.people import ensure_chat, ensure_user
 
 _COLUMNS = [each.name for each in fields(Exchange) if each.name not in ("pictures", "former_pictures")]
-_INSERTED = [name for name in _COLUMNS if name != "id"]
-_INSERT = "INSERT INTO exchanges({}) VALUES ({})".format(
-    ", ".join(f'"{name}"' for name in _INSERTED), ", ".join(f":{name}" for name in _INSERTED)
-)
 SELECT_EXCHANGES = "SELECT {}, {}, {} FROM exchanges".format(
     ", ".join(f'exchanges."{name}"' for name in _COLUMNS),
     "(SELECT json_group_array(sha256) FROM (SELECT sha256 FROM exchange_pictures"
@@ -47,7 +43,8 @@ def exchange_of(row: sqlite3.Row) -> Exchange:
 class Exchanges(Queries):
     """Queries for exchanges and conversation histories."""
 
-    async def record(self, exchange: Exchange) -> Exchange:
+    @transaction
+    def record(self, database: Database, exchange: Exchange) -> Exchange:
         """Record a question with its answer, and return the exchange with its ID and time.
 
         If the update already has an exchange, the existing exchange is returned.
@@ -56,8 +53,7 @@ class Exchanges(Queries):
             UnknownRecord: The session, the user who asked or the replaced exchange was deleted in the meantime.
             StorageError: A picture is unknown.
         """
-        made = replace(exchange, created=exchange.created or self._clock())
-        return await self._write(lambda database: record_exchange(database, made))
+        return record_exchange(database, replace(exchange, created=exchange.created or self._clock()))
 
     async def get(self, exchange: int) -> Exchange:
         """Return the exchange with the ID `exchange`.
@@ -167,7 +163,7 @@ def record_exchange(database: Database, made: Exchange) -> Exchange:
     ensure_user(database, made.asker, made.created)
     ensure_chat(database, made.chat, made.created)
     try:
-        added = insert(database, _INSERT, asdict(made))
+        added = insert(database, "exchanges", {name: getattr(made, name) for name in _COLUMNS})
         for position, sha256 in enumerate(made.pictures):
             database.execute(
                 "INSERT INTO exchange_pictures(exchange, position, sha256) VALUES (?, ?, ?)", (added, position, sha256)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from storage.base import Queries, first
+from storage.base import Queries, first, transaction
 from storage.chat_records import StoredUpdate
 from storage.database import Database
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
@@ -31,7 +31,8 @@ _IDS = "(SELECT value FROM json_each(?))"
 class Inbox(Queries):
     """Queries for the updates in the inbox."""
 
-    async def store(self, updates: Iterable[Row]) -> list[bool]:
+    @transaction
+    def store(self, database: Database, updates: Sequence[Row]) -> list[bool]:
         """Store updates, given as (ID, lane, payload) tuples, in one commit.
 
         Updates with the same lane are handled one after another.
@@ -40,7 +41,17 @@ class Inbox(Queries):
             For each update, whether its ID was new.
         """
         rows = [(update, lane, _storable(payload)) for update, lane, payload in updates]
-        return await self._write(lambda database: self._store(database, rows))
+        known = _json(database, f"SELECT json_group_array(id) FROM inbox WHERE id IN {_IDS}", [row[0] for row in rows])
+        fresh = {row[0]: row for row in reversed(rows)}  # of two updates with the same ID, the first is kept
+        for update in known:
+            fresh.pop(update, None)
+        # A single statement, because each one releases the GIL and may have to wait for a busy event loop to return it.
+        database.execute(
+            "INSERT INTO inbox(id, lane, payload, received) SELECT json_extract(value, '$[0]'),"
+            " json_extract(value, '$[1]'), json_extract(value, '$[2]'), ? FROM json_each(?)",
+            (self._clock(), json.dumps(list(fresh.values()))),
+        )
+        return [fresh.pop(row[0], None) is not None for row in rows]
 
     async def pending(self) -> list[StoredUpdate]:
         """Return the updates that are neither finished nor set aside, in the order of their IDs."""
@@ -85,7 +96,8 @@ class Inbox(Queries):
         """
         await self._writer.do_batched(self._finish, (update, unreachable))
 
-    async def set_aside(self, update: int, error: str) -> bool:
+    @transaction
+    def set_aside(self, database: Database, update: int, error: str) -> bool:
         """Set aside an update whose handling always fails, keeping its payload and `error` for the operator.
 
         Returns:
@@ -94,18 +106,15 @@ class Inbox(Queries):
         Raises:
             UnknownRecord: There is no such update.
         """
+        sql = "UPDATE inbox SET state = 'aside', error = ? WHERE id = ? AND state <> 'done'"
+        if database.execute(sql, (error, update)).rowcount:
+            return True
+        if first(database, "SELECT 1 FROM inbox WHERE id = ?", [update]) is None:
+            raise _unknown(update)
+        return False
 
-        def work(database: Database) -> bool:
-            sql = "UPDATE inbox SET state = 'aside', error = ? WHERE id = ? AND state <> 'done'"
-            if database.execute(sql, (error, update)).rowcount:
-                return True
-            if first(database, "SELECT 1 FROM inbox WHERE id = ?", [update]) is None:
-                raise _unknown(update)
-            return False
-
-        return await self._write(work)
-
-    async def prune(self, before: float) -> int:
+    @transaction
+    def prune(self, database: Database, before: float) -> int:
         """Delete the updates that finished before the time `before`, and the rows of their replies.
 
         When choosing `before`, note that Telegram keeps an undelivered update for a day. The last update
@@ -117,33 +126,16 @@ class Inbox(Queries):
         Returns:
             The number of deleted updates.
         """
-
-        def work(database: Database) -> int:
-            old = (
-                "(SELECT id FROM inbox WHERE state = 'done' AND finished < ?"
-                " AND id <> (SELECT id FROM inbox ORDER BY received DESC, id DESC LIMIT 1))"
-            )
-            dropped = database.execute(f"DELETE FROM inbox WHERE id IN {old}", [before]).rowcount
-            database.execute(
-                'DELETE FROM replies WHERE doubtful = 0 AND "update" NOT IN (SELECT id FROM inbox)'
-                ' AND "update" NOT IN (SELECT "update" FROM exchanges)'
-            )
-            return dropped
-
-        return await self._write(work)
-
-    def _store(self, database: Database, rows: Sequence[Row]) -> list[bool]:
-        known = _json(database, f"SELECT json_group_array(id) FROM inbox WHERE id IN {_IDS}", [row[0] for row in rows])
-        fresh = {row[0]: row for row in reversed(rows)}  # of two updates with the same ID, the first is kept
-        for update in known:
-            fresh.pop(update, None)
-        # A single statement, because each one releases the GIL and may have to wait for a busy event loop to return it.
-        database.execute(
-            "INSERT INTO inbox(id, lane, payload, received) SELECT json_extract(value, '$[0]'),"
-            " json_extract(value, '$[1]'), json_extract(value, '$[2]'), ? FROM json_each(?)",
-            (self._clock(), json.dumps(list(fresh.values()))),
+        old = (
+            "(SELECT id FROM inbox WHERE state = 'done' AND finished < ?"
+            " AND id <> (SELECT id FROM inbox ORDER BY received DESC, id DESC LIMIT 1))"
         )
-        return [fresh.pop(row[0], None) is not None for row in rows]
+        dropped = database.execute(f"DELETE FROM inbox WHERE id IN {old}", [before]).rowcount
+        database.execute(
+            'DELETE FROM replies WHERE doubtful = 0 AND "update" NOT IN (SELECT id FROM inbox)'
+            ' AND "update" NOT IN (SELECT "update" FROM exchanges)'
+        )
+        return dropped
 
     def _finish(self, database: Database, ends: Sequence[tuple[int, str]]) -> list[Exception | None]:
         updates = [update for update, _ in ends]

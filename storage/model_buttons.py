@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from storage.base import Queries, every
+from storage.base import Queries, every, query
 from storage.database import Database
 from storage.learning_records import Model
 from storage.models import get_model
@@ -51,16 +51,13 @@ class ModelButtons(Queries):
             (chat, message, model.id, model.state, text, caption),
         )
 
-    async def outdated(self) -> list[ModelMessage]:
+    @query
+    def outdated(self, database: Database) -> list[ModelMessage]:
         """Return the messages whose models have since changed state or been deleted."""
-
-        def work(database: Database) -> list[ModelMessage]:
-            return [
-                ModelMessage(chat, message, get_model(database, model), ModelState(state), text, bool(caption))
-                for chat, message, model, state, text, caption in every(database, _OUTDATED)
-            ]
-
-        return await self._read(work)
+        return [
+            ModelMessage(chat, message, get_model(database, model), ModelState(state), text, bool(caption))
+            for chat, message, model, state, text, caption in every(database, _OUTDATED)
+        ]
 
     async def remove(self, chat: int, message: int) -> None:
         """Remove the record of a message that no longer has buttons."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import asdict, dataclass, fields
 
-from storage.base import Queries, every, find, first, insert, known, number
+from storage.base import Queries, every, find, first, insert, known, number, query, transaction
 from storage.database import Database
 from storage.errors import IllegalTransition, StorageError
 from storage.learning_records import Actor, Model, TrainedOn
@@ -52,7 +52,8 @@ class Version:
 class Models(Queries):
     """The models in the ledger and their states."""
 
-    async def add(self, model: Model) -> None:
+    @transaction
+    def add(self, database: Database, model: Model) -> None:
         """Add a model; if its state is LIVE, add its promotion in the same transaction.
 
         Raises:
@@ -60,18 +61,14 @@ class Models(Queries):
         """
         now = self._clock()
         row = asdict(model) | {"created": model.created or now, "reason_parts": stored_parts(model.reason)}
-
-        def work(database: Database) -> None:
-            if first(database, "SELECT 1 FROM models WHERE id = ?", [model.id]) is not None:
-                raise StorageError(f"Model {model.id} already exists: choose another name for the new one.")
-            live = live_model(database)
-            if model.state is ModelState.LIVE and live is not None:
-                raise StorageError(f"{live.id} is live: add {model.id} as a candidate and promote it.")
-            database.table("models").insert(row, pk="id")
-            if model.state is ModelState.LIVE:
-                add_promotion(database, model.id, created=now, done=now)
-
-        await self._write(work)
+        if first(database, "SELECT 1 FROM models WHERE id = ?", [model.id]) is not None:
+            raise StorageError(f"Model {model.id} already exists: choose another name for the new one.")
+        live = live_model(database)
+        if model.state is ModelState.LIVE and live is not None:
+            raise StorageError(f"{live.id} is live: add {model.id} as a candidate and promote it.")
+        database.table("models").insert(row, pk="id")
+        if model.state is ModelState.LIVE:
+            insert(database, "promotions", {"model": model.id, "created": now, "done": now, "announced": True})
 
     async def get(self, model: str) -> Model:
         """Return the model with the name `model`.
@@ -89,40 +86,35 @@ class Models(Queries):
         """Return the live model, or None if there is none."""
         return await self._read(live_model)
 
-    async def previous(self) -> Model | None:
+    @query
+    def previous(self, database: Database) -> Model | None:
         """Return the model that a rollback would make live, or None if there is none.
 
         This is the last model that was live before the present one and can still be promoted. After a rollback,
         it is a predecessor of the present live model, never the model that was rolled back.
         """
+        for name in reversed(_lineage(database)[:-1]):
+            model = get_model(database, name)
+            if model.state is not ModelState.LIVE and model.kept:
+                return model
+        return None
 
-        def work(database: Database) -> Model | None:
-            for name in reversed(_lineage(database)[:-1]):
-                model = get_model(database, name)
-                if model.state is not ModelState.LIVE and model.kept:
-                    return model
-            return None
-
-        return await self._read(work)
-
-    async def version(self, model: str) -> Version:
+    @query
+    def version(self, database: Database, model: str) -> Version:
         """Return the version of a model that is or was live.
 
         Raises:
             UnknownRecord: There is no such model.
         """
-
-        def work(database: Database) -> Version:
-            found = get_model(database, model)
-            return Version(model, number(database, _NUMBER, [model]), _trained_on(database, found.run), found.created)
-
-        return await self._read(work)
+        found = get_model(database, model)
+        return Version(model, number(database, _NUMBER, [model]), _trained_on(database, found.run), found.created)
 
     async def trained_on(self, run: int) -> TrainedOn:
         """Return counts of the liked answers, thumbs up and users behind a run's training."""
         return await self._read(lambda database: _trained_on(database, run))
 
-    async def move(self, model: str, state: ModelState, reason: str = "") -> Model:
+    @transaction
+    def move(self, database: Database, model: str, state: ModelState, reason: str = "") -> Model:
         """Set the state of a model, and its reason if `reason` is not empty.
 
         Raises:
@@ -130,56 +122,47 @@ class Models(Queries):
             IllegalTransition: MODEL_TRANSITIONS does not allow the change, or `state` is LIVE (use
                 `Promotions.make` instead).
         """
+        if state is ModelState.LIVE:
+            raise IllegalTransition(
+                f"{model} can only become live through a promotion, which also retires the live model."
+            )
+        move_model(database, get_model(database, model), state, reason)
+        return get_model(database, model)
 
-        def work(database: Database) -> Model:
-            if state is ModelState.LIVE:
-                raise IllegalTransition(
-                    f"{model} can only become live through a promotion, which also retires the live model."
-                )
-            move_model(database, get_model(database, model), state, reason)
-            return get_model(database, model)
-
-        return await self._write(work)
-
-    async def relocate(self, model: str, directory: str) -> Model:
+    @transaction
+    def relocate(self, database: Database, model: str, directory: str) -> Model:
         """Set the directory of a model.
 
         Raises:
             UnknownRecord: There is no such model.
         """
-        return await self._write(lambda database: _set_directory(database, model, directory))
+        return _set_directory(database, model, directory)
 
-    async def drop_directory(self, model: str, by: Actor | None = None) -> Model:
+    @transaction
+    def drop_directory(self, database: Database, model: str, by: Actor | None = None) -> Model:
         """Clear the directory of a model whose files were removed; the model's row is kept.
 
         Raises:
             UnknownRecord: There is no such model.
             IllegalTransition: The model is the live model or the canary.
         """
+        state = get_model(database, model).state
+        if state in ANSWERING:
+            raise IllegalTransition(f"{model} is {state}: promote another model before removing it.")
+        return _set_directory(database, model, "", by=by.name if by else "")
 
-        def work(database: Database) -> Model:
-            state = get_model(database, model).state
-            if state in ANSWERING:
-                raise IllegalTransition(f"{model} is {state}: promote another model before removing it.")
-            return _set_directory(database, model, "", by=by.name if by else "")
-
-        return await self._write(work)
-
-    async def prune(self, model: str) -> Model:
+    @transaction
+    def prune(self, database: Database, model: str) -> Model:
         """Mark a model as pruned: its files are about to be removed and can be merged again from its adapter.
 
         Raises:
             UnknownRecord: There is no such model.
             IllegalTransition: The model is the live model or the canary, or its promotion is pending.
         """
-
-        def work(database: Database) -> Model:
-            pending = "SELECT 1 FROM promotions WHERE model = ? AND done IS NULL AND error = ''"
-            if get_model(database, model).state in ANSWERING or first(database, pending, [model]) is not None:
-                raise IllegalTransition(f"{model} is live or about to be: its files cannot be removed.")
-            return _set_directory(database, model, "", pruned=True)
-
-        return await self._write(work)
+        pending = "SELECT 1 FROM promotions WHERE model = ? AND done IS NULL AND error = ''"
+        if get_model(database, model).state in ANSWERING or first(database, pending, [model]) is not None:
+            raise IllegalTransition(f"{model} is live or about to be: its files cannot be removed.")
+        return _set_directory(database, model, "", pruned=True)
 
 
 def _lineage(database: Database) -> list[str]:
@@ -253,21 +236,3 @@ def _model(row: sqlite3.Row) -> Model:
     values["pruned"] = bool(values["pruned"])
     values["reason"] = stored(values["reason"], values.pop("reason_parts"))
     return Model(**values)
-
-
-def add_promotion(
-    database: Database,
-    model: str,
-    previous: str | None = None,
-    *,
-    by: int | None = None,
-    created: float,
-    done: float | None,
-    back: bool = False,
-) -> int:
-    """Add a promotion and return its ID. A promotion that is only requested is not yet announced."""
-    return insert(
-        database,
-        'INSERT INTO promotions(model, previous, "by", created, done, back, announced) VALUES (?, ?, ?, ?, ?, ?, ?)',
-        (model, previous, by, created, done, back, done is not None),
-    )

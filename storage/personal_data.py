@@ -8,10 +8,10 @@ ID.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from storage.base import Queries, column, first, number
+from storage.base import Queries, column, first, number, transaction
 from storage.database import Database
 from storage.inbox import ANONYMOUS_LANE
 from storage.removals import Removal, RemovalKind, add_removals, finish_removals
@@ -86,7 +86,8 @@ class PersonalData(Queries):
         """Return the amount of a user's data that `erase` would delete."""
         return await self._read(lambda database: _summary(database, user))
 
-    async def erase(self, user: int, *, during: int | None = None) -> PersonalDataSummary:
+    @transaction
+    def erase(self, database: Database, user: int, *, during: int | None = None) -> PersonalDataSummary:
         """Delete all of a user's data and return how much was deleted.
 
         The data comprises the user's questions with the answers and all votes on them, the user's own votes, sessions,
@@ -97,53 +98,44 @@ class PersonalData(Queries):
         left for its handler to finish. The user's other waiting updates are closed without being handled.
         """
         now = self._clock()
+        gone = _summary(database, user)
+        pictures = column(database, _SENT, [user])
+        sessions = column(database, _THEIR_SESSIONS, [user])
+        add_removals(database, RemovalKind.SESSION, sessions)
+        _delete_exchanges(database, column(database, _THEIR_EXCHANGES, [user]))
+        withdraw(database, column(database, "SELECT DISTINCT exchange FROM demonstrations WHERE author = ?", [user]))
+        named = "UPDATE models SET changed_by = '' WHERE changed_by = (SELECT name FROM users WHERE id = ?)"
+        database.execute(named, [user])
+        opted_out = first(database, "SELECT 1 FROM users WHERE id = ? AND opted_out", [user]) is not None
+        database.execute("DELETE FROM users WHERE id = ?", [user])  # the rest is deleted by cascade
+        if opted_out:
+            database.execute("INSERT INTO users(id, created, opted_out) VALUES (?, ?, 1)", (user, now))
+        database.execute("DELETE FROM chats WHERE id = ? AND kind = 'private'", [user])
+        database.execute("DELETE FROM model_buttons WHERE chat = ?", [user])
+        database.execute("UPDATE runs SET requested_by = NULL WHERE requested_by = ?", [user])
+        database.execute('UPDATE promotions SET "by" = NULL WHERE "by" = ?', [user])
+        _delete_pictures(database, pictures)
+        _delete_updates(database, user, during, now)
+        add_removals(database, RemovalKind.LOG, [""])
+        return gone
 
-        def work(database: Database) -> PersonalDataSummary:
-            gone = _summary(database, user)
-            pictures = column(database, _SENT, [user])
-            sessions = column(database, _THEIR_SESSIONS, [user])
-            add_removals(database, RemovalKind.SESSION, sessions)
-            _delete_exchanges(database, column(database, _THEIR_EXCHANGES, [user]))
-            withdraw(
-                database, column(database, "SELECT DISTINCT exchange FROM demonstrations WHERE author = ?", [user])
-            )
-            named = "UPDATE models SET changed_by = '' WHERE changed_by = (SELECT name FROM users WHERE id = ?)"
-            database.execute(named, [user])
-            opted_out = first(database, "SELECT 1 FROM users WHERE id = ? AND opted_out", [user]) is not None
-            database.execute("DELETE FROM users WHERE id = ?", [user])  # the rest is deleted by cascade
-            if opted_out:
-                database.execute("INSERT INTO users(id, created, opted_out) VALUES (?, ?, 1)", (user, now))
-            database.execute("DELETE FROM chats WHERE id = ? AND kind = 'private'", [user])
-            database.execute("DELETE FROM model_buttons WHERE chat = ?", [user])
-            database.execute("UPDATE runs SET requested_by = NULL WHERE requested_by = ?", [user])
-            database.execute('UPDATE promotions SET "by" = NULL WHERE "by" = ?', [user])
-            _delete_pictures(database, pictures)
-            _delete_updates(database, user, during, now)
-            add_removals(database, RemovalKind.LOG, [""])
-            return gone
-
-        return await self._write(work)
-
-    async def expire(self, before: float) -> int:
+    @transaction
+    def expire(self, database: Database, before: float) -> int:
         """Delete unrated exchanges older than the time `before`, and return the number deleted.
 
         Old dead letters, and old pictures that nothing else needs, are deleted too. In each conversation, everything
         is kept up to and including the last exchange that is newer than `before` or has a vote, a correction or an
         operator's edit.
         """
-
-        def work(database: Database) -> int:
-            old = column(database, _OLD, [before])
-            _delete_exchanges(database, old)
-            pictures = column(database, _UNUSED_PICTURES, [before])
-            _delete_pictures(database, pictures)
-            sql = "DELETE FROM inbox WHERE state = 'aside' AND received < ?"
-            dead_letters = database.execute(sql, [before]).rowcount
-            if old or pictures or dead_letters:
-                add_removals(database, RemovalKind.LOG, [""])
-            return len(old)
-
-        return await self._write(work)
+        old = column(database, _OLD, [before])
+        _delete_exchanges(database, old)
+        pictures = column(database, _UNUSED_PICTURES, [before])
+        _delete_pictures(database, pictures)
+        sql = "DELETE FROM inbox WHERE state = 'aside' AND received < ?"
+        dead_letters = database.execute(sql, [before]).rowcount
+        if old or pictures or dead_letters:
+            add_removals(database, RemovalKind.LOG, [""])
+        return len(old)
 
     async def pending_removals(self) -> list[Removal]:
         """Return the removals outside the ledger that are still due."""
@@ -152,7 +144,8 @@ class PersonalData(Queries):
             "SELECT kind, name FROM removals ORDER BY kind, name",
         )
 
-    async def remove_picture(self, sha256: str, remove: Callable[[], object]) -> bool:
+    @transaction
+    def remove_picture(self, database: Database, sha256: str, remove: Callable[[], object]) -> bool:
         """Call `remove`, which deletes the picture's file, and mark the removal as done.
 
         `remove` runs inside the transaction. If another process adds the picture before the transaction, the
@@ -162,20 +155,16 @@ class PersonalData(Queries):
         Returns:
             False if `remove` was not called because the picture was sent again in the meantime, otherwise True.
         """
+        known = first(database, "SELECT 1 FROM pictures WHERE sha256 = ?", [sha256]) is not None
+        if not known:
+            remove()
+        finish_removals(database, [Removal(RemovalKind.PICTURE, sha256)])
+        return not known
 
-        def work(database: Database) -> bool:
-            known = first(database, "SELECT 1 FROM pictures WHERE sha256 = ?", [sha256]) is not None
-            if not known:
-                remove()
-            finish_removals(database, [Removal(RemovalKind.PICTURE, sha256)])
-            return not known
-
-        return await self._write(work)
-
-    async def finish_removals(self, removals: Iterable[Removal]) -> None:
+    @transaction
+    def finish_removals(self, database: Database, removals: Collection[Removal]) -> None:
         """Mark removals as done."""
-        done = list(removals)
-        await self._write(lambda database: finish_removals(database, done))
+        finish_removals(database, removals)
 
 
 def _summary(database: Database, user: int) -> PersonalDataSummary:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import asdict
 
-from storage.base import Queries, first, known
+from storage.base import Queries, first, known, transaction
 from storage.chat_records import PictureState, StoredPicture
 from storage.database import Database
 from storage.inbox import refuse_closed
@@ -30,7 +30,10 @@ _INSERT_SENDER = (
 class Pictures(Queries):
     """The pictures in the ledger."""
 
-    async def add(self, picture: StoredPicture, sender: int | None = None, *, update: int | None = None) -> None:
+    @transaction
+    def add(
+        self, database: Database, picture: StoredPicture, sender: int | None = None, *, update: int | None = None
+    ) -> None:
         """Add a picture whose bytes are already in the picture folder.
 
         If the ledger has the picture already, its row is kept. The file may have been removed just before this call
@@ -38,6 +41,7 @@ class Pictures(Queries):
         exists.
 
         Args:
+            database: The ledger, which callers leave out.
             picture: The picture to add.
             sender: The ID of the user who sent the picture; None for an imported picture.
             update: The ID of the update with the picture, if any.
@@ -47,16 +51,12 @@ class Pictures(Queries):
         """
         now = picture.created or self._clock()
         row = asdict(picture) | {"created": now}
-
-        def work(database: Database) -> None:
-            refuse_closed(database, update)
-            # Table.insert would read the schema several times, which costs a millisecond on the busiest path.
-            database.execute(INSERT_PICTURE, row)
-            if sender is not None:
-                ensure_user(database, sender, now)
-                database.execute(_INSERT_SENDER, (picture.sha256, sender, now))
-
-        await self._write(work)
+        refuse_closed(database, update)
+        # Table.insert would read the schema several times, which costs a millisecond on the busiest path.
+        database.execute(INSERT_PICTURE, row)
+        if sender is not None:
+            ensure_user(database, sender, now)
+            database.execute(_INSERT_SENDER, (picture.sha256, sender, now))
 
     async def get(self, sha256: str) -> StoredPicture:
         """Return the picture with the name `sha256`, or the picture that was re-encoded from it.
@@ -78,14 +78,14 @@ class Pictures(Queries):
 
     async def raw(self, limit: int) -> list[str]:
         """Return the names of at most `limit` raw pictures (those not yet re-encoded)."""
-        rows = await self._every("SELECT sha256 FROM pictures WHERE state = 'raw' ORDER BY sha256 LIMIT ?", [limit])
-        return [row["sha256"] for row in rows]
+        return await self._column("SELECT sha256 FROM pictures WHERE state = 'raw' ORDER BY sha256 LIMIT ?", [limit])
 
     async def count(self, state: PictureState) -> int:
         """Return the number of pictures in the given state."""
         return await self._number("SELECT count(*) FROM pictures WHERE state = ?", [state])
 
-    async def replace(self, former: str, clean: StoredPicture) -> bool:
+    @transaction
+    def replace(self, database: Database, former: str, clean: StoredPicture) -> bool:
         """Replace the raw picture `former` with its re-encoded version `clean` throughout the ledger.
 
         The bytes of `clean` must already be in the picture folder. The former file is recorded as due for
@@ -95,29 +95,25 @@ class Pictures(Queries):
             False, with nothing changed, if the raw picture was erased or replaced in the meantime; otherwise
             True.
         """
-
-        def work(database: Database) -> bool:
-            row = first(database, "SELECT created FROM pictures WHERE sha256 = ? AND state = 'raw'", [former])
-            if row is None:
-                return False
-            database.execute(INSERT_PICTURE, asdict(clean) | {"created": row["created"]})
-            if clean.sha256 == former:
-                return True
-            database.execute(
-                "UPDATE exchange_pictures SET former = coalesce(former, sha256), sha256 = ? WHERE sha256 = ?",
-                (clean.sha256, former),
-            )
-            database.execute(
-                "INSERT INTO picture_senders(sha256, sender, created)"
-                " SELECT ?, sender, created FROM picture_senders WHERE sha256 = ?"
-                " ON CONFLICT(sha256, sender) DO UPDATE SET created = max(created, excluded.created)",
-                (clean.sha256, former),
-            )
-            database.execute("DELETE FROM pictures WHERE sha256 = ?", [former])
-            add_removals(database, RemovalKind.PICTURE, [former])
+        row = first(database, "SELECT created FROM pictures WHERE sha256 = ? AND state = 'raw'", [former])
+        if row is None:
+            return False
+        database.execute(INSERT_PICTURE, asdict(clean) | {"created": row["created"]})
+        if clean.sha256 == former:
             return True
-
-        return await self._write(work)
+        database.execute(
+            "UPDATE exchange_pictures SET former = coalesce(former, sha256), sha256 = ? WHERE sha256 = ?",
+            (clean.sha256, former),
+        )
+        database.execute(
+            "INSERT INTO picture_senders(sha256, sender, created)"
+            " SELECT ?, sender, created FROM picture_senders WHERE sha256 = ?"
+            " ON CONFLICT(sha256, sender) DO UPDATE SET created = max(created, excluded.created)",
+            (clean.sha256, former),
+        )
+        database.execute("DELETE FROM pictures WHERE sha256 = ?", [former])
+        add_removals(database, RemovalKind.PICTURE, [former])
+        return True
 
     async def quarantine(self, sha256: str) -> None:
         """Quarantine a raw picture, so that engines, training, exports and backups exclude it."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 
-from storage.base import Queries, find, known
+from storage.base import Queries, find, insert, known, transaction
 from storage.canaries import end_by_promotion
 from storage.database import Database
 from storage.errors import IllegalTransition
 from storage.learning_records import Actor, Model, Promotion
-from storage.models import add_promotion, get_model, live_model, move_model
+from storage.models import get_model, live_model, move_model
 from storage.state_machines import MODEL_TRANSITIONS, ModelState
 from storage.translatable_reason import Reason
 
@@ -19,12 +19,16 @@ _SELECT_PROMOTION = 'SELECT id, model, previous, "by", created, done, error, bac
 class Promotions(Queries):
     """Completed and requested changes of the live model."""
 
-    async def make(self, model: str, by: Actor | None = None, *, back: bool = False, why: str = "") -> Promotion:
+    @transaction
+    def make(
+        self, database: Database, model: str, by: Actor | None = None, *, back: bool = False, why: str = ""
+    ) -> Promotion:
         """Make a model live, retire the former live model and record the promotion as done.
 
         This ends the running trial, if there is one.
 
         Args:
+            database: The ledger, which callers leave out.
             model: The model that becomes live.
             by: The admin, or None for the pipeline.
             back: Whether the promotion is a rollback.
@@ -36,32 +40,22 @@ class Promotions(Queries):
             IllegalTransition: The model is already live, or its files are gone.
         """
         now = self._clock()
+        previous = _make_live(database, model, now, by=by, why=why, fault=why if back else "")
+        row = {"model": model, "previous": previous, "by": by.user if by else None, "created": now, "back": back}
+        return _promotion(database, insert(database, "promotions", row | {"done": now, "announced": True}))
 
-        def work(database: Database) -> Promotion:
-            user = by.user if by else None
-            previous = _make_live(database, model, now, by=by, why=why, fault=why if back else "")
-            return _promotion(
-                database, add_promotion(database, model, previous, by=user, created=now, done=now, back=back)
-            )
-
-        return await self._write(work)
-
-    async def request(self, model: str, *, back: bool = False) -> Promotion:
+    @transaction
+    def request(self, database: Database, model: str, *, back: bool = False) -> Promotion:
         """Ask the running bot to promote a model, and to announce it; `back` marks a rollback.
 
         Raises:
             UnknownRecord: There is no such model.
             IllegalTransition: The model is already live, or its files are gone.
         """
-
-        def work(database: Database) -> Promotion:
-            live = live_model(database)
-            _refuse_promotion(get_model(database, model))
-            previous = None if live is None else live.id
-            added = add_promotion(database, model, previous, created=self._clock(), done=None, back=back)
-            return _promotion(database, added)
-
-        return await self._write(work)
+        live = live_model(database)
+        _refuse_promotion(get_model(database, model))
+        row = {"model": model, "previous": live and live.id, "created": self._clock(), "back": back}
+        return _promotion(database, insert(database, "promotions", row | {"announced": False}))
 
     async def pending(self) -> list[Promotion]:
         """Return the requested promotions that have neither been carried out nor failed, oldest first."""
@@ -93,7 +87,8 @@ class Promotions(Queries):
             _record, f"{_SELECT_PROMOTION} WHERE done IS NOT NULL ORDER BY done DESC, id DESC LIMIT 1"
         )
 
-    async def finish(self, promotion: int, error: str = "") -> Promotion:
+    @transaction
+    def finish(self, database: Database, promotion: int, error: str = "") -> Promotion:
         """Close a requested promotion: carry it out, or store `error` if it failed.
 
         Carrying out the promotion makes its model live as `Promotions.make` does, unless it is live already.
@@ -103,18 +98,14 @@ class Promotions(Queries):
             IllegalTransition: The promotion is already closed.
         """
         now = self._clock()
-
-        def work(database: Database) -> Promotion:
-            asked = _promotion(database, promotion)
-            if asked.done is not None or asked.error:
-                raise IllegalTransition(f"Promotion {promotion} is already closed: request a new one.")
-            values: dict[str, object] = {"error": error} if error else {"done": now}
-            if not error and get_model(database, asked.model).state is not ModelState.LIVE:
-                values["previous"] = _make_live(database, asked.model, now)
-            database.table("promotions").update(promotion, values)
-            return _promotion(database, promotion)
-
-        return await self._write(work)
+        asked = _promotion(database, promotion)
+        if asked.done is not None or asked.error:
+            raise IllegalTransition(f"Promotion {promotion} is already closed: request a new one.")
+        values: dict[str, object] = {"error": error} if error else {"done": now}
+        if not error and get_model(database, asked.model).state is not ModelState.LIVE:
+            values["previous"] = _make_live(database, asked.model, now)
+        database.table("promotions").update(promotion, values)
+        return _promotion(database, promotion)
 
 
 def _refuse_promotion(model: Model) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from storage.base import Queries, first
+from storage.base import Queries, first, transaction
 from storage.chat_records import StoredReply
 from storage.database import Database
 from storage.errors import UnknownRecord
@@ -19,8 +19,9 @@ _REPLY = f'{_REPLIES} WHERE "update" = ?'
 class Replies(Queries):
     """Replies to updates."""
 
-    async def begin(
-        self, update: int, slot: int, chat: int, question: int = 0, topic: int | None = None
+    @transaction
+    def begin(
+        self, database: Database, update: int, slot: int, chat: int, *, question: int = 0, topic: int | None = None
     ) -> StoredReply:
         """Record that a reply is about to be sent, or return the stored reply if it was recorded before.
 
@@ -29,28 +30,25 @@ class Replies(Queries):
         doubtful.
 
         Args:
+            database: The ledger, which callers leave out.
             update: The ID of the update.
             slot: The index of the reply among the update's replies, starting at 0.
             chat: The ID of the chat.
             question: The ID of the message that the reply answers, or 0 if there is none.
             topic: The ID of the forum topic, or None if there is none.
         """
-
-        def work(database: Database) -> StoredReply:
-            row = first(database, f"{_REPLY} AND slot = ?", (update, slot))
-            if row is None:
-                database.execute(
-                    'INSERT INTO replies("update", slot, chat, question, topic, created) VALUES (?, ?, ?, ?, ?, ?)',
-                    (update, slot, chat, question, topic, self._clock()),
-                )
-                return StoredReply(update, slot, chat, None, question=question, topic=topic)
-            if row["message"] is None and row["inline"] is None:
-                database.execute(
-                    'UPDATE replies SET doubtful = doubtful + 1 WHERE "update" = ? AND slot = ?', (update, slot)
-                )
-            return _reply(row)
-
-        return await self._write(work)
+        row = first(database, f"{_REPLY} AND slot = ?", (update, slot))
+        if row is None:
+            database.execute(
+                'INSERT INTO replies("update", slot, chat, question, topic, created) VALUES (?, ?, ?, ?, ?, ?)',
+                (update, slot, chat, question, topic, self._clock()),
+            )
+            return StoredReply(update, slot, chat, None, question=question, topic=topic)
+        if row["message"] is None and row["inline"] is None:
+            database.execute(
+                'UPDATE replies SET doubtful = doubtful + 1 WHERE "update" = ? AND slot = ?', (update, slot)
+            )
+        return _reply(row)
 
     async def sent(self, update: int, slot: int, message: int | str) -> None:
         """Store the message ID that Telegram assigned to a reply; it is a string if the message is inline.

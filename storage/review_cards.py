@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from storage.base import Queries, every, find, first
+from storage.base import Queries, every, find, first, query
 from storage.chat_records import Chat, Exchange, PictureState, StoredPicture
 from storage.database import Database
 from storage.exchanges import SELECT_EXCHANGES, exchange_of
@@ -174,23 +174,20 @@ class Card:
 class ReviewCards(Queries):
     """Queries for cards, and for the number of exchanges that a filter selects."""
 
-    async def page(self, filter: CardFilter, before: int | None, size: int) -> tuple[list[Card], bool]:
+    @query
+    def page(self, database: Database, filter: CardFilter, before: int | None, size: int) -> tuple[list[Card], bool]:
         """Return at most `size` cards, newest first, and whether there are more.
 
         `before` is the ID of the last card of the previous page, or None for the first page.
         """
-
-        def work(database: Database) -> tuple[list[Card], bool]:
-            rows = every(
-                database,
-                f"{SELECT_EXCHANGES} WHERE (:before IS NULL OR id < :before) AND {filter.where}"
-                " ORDER BY id DESC LIMIT :size",
-                {**filter.values, "before": before, "size": size + 1},
-            )
-            exchanges = [exchange_of(row) for row in rows[:size]]
-            return [_card(database, each, filter.run) for each in exchanges], len(rows) > size
-
-        return await self._read(work)
+        rows = every(
+            database,
+            f"{SELECT_EXCHANGES} WHERE (:before IS NULL OR id < :before) AND {filter.where}"
+            " ORDER BY id DESC LIMIT :size",
+            {**filter.values, "before": before, "size": size + 1},
+        )
+        exchanges = [exchange_of(row) for row in rows[:size]]
+        return [_card(database, each, filter.run) for each in exchanges], len(rows) > size
 
     async def get(self, exchange: Exchange) -> Card:
         """Return the card of an exchange."""
@@ -211,11 +208,11 @@ class ReviewCards(Queries):
     async def kept(self, filter: CardFilter) -> list[int]:
         """Return the IDs of the exchanges that the filter selects and no operator has dropped."""
         sql = f"SELECT id FROM exchanges WHERE {filter.where} AND coalesce({_DECISION}, '') <> '{ReviewDecision.DROP}'"
-        return [row["id"] for row in await self._every(sql, filter.values)]
+        return await self._column(sql, filter.values)
 
     async def models(self) -> list[str]:
         """Return the IDs of the models that have answered."""
-        return [row["model"] for row in await self._every("SELECT DISTINCT model FROM exchanges ORDER BY model")]
+        return await self._column("SELECT DISTINCT model FROM exchanges ORDER BY model")
 
     async def groups(self) -> list[Chat]:
         """Return the groups in which the bot has answered, by title."""

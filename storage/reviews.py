@@ -8,7 +8,9 @@ run takes into account the reviews that existed when it was planned.
 
 from __future__ import annotations
 
-from storage.base import Queries, first, insert
+from dataclasses import asdict, replace
+
+from storage.base import Queries, first, insert, transaction
 from storage.database import Database
 from storage.errors import StorageError
 from storage.exchanges import exchange_with
@@ -34,7 +36,8 @@ _AUTHOR = (
 class Reviews(Queries):
     """The reviews in the ledger."""
 
-    async def add(self, review: Review) -> int:
+    @transaction
+    def add(self, database: Database, review: Review) -> int:
         """Add a review and return its ID.
 
         Raises:
@@ -48,17 +51,10 @@ class Reviews(Queries):
                 Reason("An edited answer can't be empty; if nothing should be learned from it, drop it instead.")
             )
         now = review.created or self._clock()
-
-        def work(database: Database) -> int:
-            exchange_with(database, review.exchange)
-            author = first(database, _AUTHOR, [review.exchange]) if edit else None
-            return insert(
-                database,
-                "INSERT INTO reviews(exchange, decision, text, author, reviewer, created) VALUES (?, ?, ?, ?, ?, ?)",
-                (review.exchange, review.decision, text, author and author["author"], review.reviewer, now),
-            )
-
-        return await self._write(work)
+        exchange_with(database, review.exchange)
+        author = first(database, _AUTHOR, [review.exchange]) if edit else None
+        row = asdict(replace(review, text=text, created=now)) | {"author": author and author["author"]}
+        return insert(database, "reviews", row)
 
     async def newest(self) -> int:
         """Return the ID of the newest review, or 0 if there are no reviews."""

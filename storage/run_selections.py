@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 
-from storage.base import Queries, first, number
+from storage.base import Queries, first, number, query, transaction
 from storage.database import Database
 from storage.errors import StorageError
 from storage.guests import UNLEARNED
@@ -29,10 +29,12 @@ _TEACHING = (
 class RunSelections(Queries):
     """Queries for the exchanges selected for runs."""
 
-    async def freeze(
+    @transaction
+    def freeze(
         self,
+        database: Database,
         run: int,
-        rows: Iterable[tuple[int, str]],
+        rows: Sequence[tuple[int, str]],
         fingerprint: str = "",
         *,
         judged: Collection[int] = (),
@@ -41,6 +43,7 @@ class RunSelections(Queries):
         """Store a run's exchanges with their splits, and count the training and held-out exchanges.
 
         Args:
+            database: The ledger, which callers leave out.
             run: The run's ID.
             rows: The ID and split of each exchange. The split is "train", "held_out" or "worse"; the last is for
                 disliked and rejected answers, which are used in training too.
@@ -57,25 +60,19 @@ class RunSelections(Queries):
             (run, exchange, position, split, int(exchange in judges)) for position, (exchange, split) in enumerate(rows)
         ]
         held_out = sum(split == "held_out" for *_, split, _ in frozen)
-
-        def work(database: Database) -> None:
-            get_run(database, run)
-            if first(database, "SELECT 1 FROM run_selections WHERE run = ?", [run]) is not None:
-                raise StorageError(f"Run {run} already has a selection: start a new run for a different one.")
-            try:
-                database.table("run_selections").insert_all(
-                    [("run", "exchange", "position", "split", "judged"), *frozen]
-                )
-            except sqlite3.IntegrityError as error:
-                raise StorageError(
-                    f"The selection for run {run} contains an exchange twice, or one that was just deleted:"
-                    f" select again ({error})."
-                ) from error
-            counts = {"samples": len(frozen) - held_out, "held_out": held_out}
-            values = {**counts, "fingerprint": fingerprint, "reviews": reviews, "updated": self._clock()}
-            database.table("runs").update(run, values)
-
-        await self._write(work)
+        get_run(database, run)
+        if first(database, "SELECT 1 FROM run_selections WHERE run = ?", [run]) is not None:
+            raise StorageError(f"Run {run} already has a selection: start a new run for a different one.")
+        try:
+            database.table("run_selections").insert_all([("run", "exchange", "position", "split", "judged"), *frozen])
+        except sqlite3.IntegrityError as error:
+            raise StorageError(
+                f"The selection for run {run} contains an exchange twice, or one that was just deleted:"
+                f" select again ({error})."
+            ) from error
+        counts = {"samples": len(frozen) - held_out, "held_out": held_out}
+        values = {**counts, "fingerprint": fingerprint, "reviews": reviews, "updated": self._clock()}
+        database.table("runs").update(run, values)
 
     async def of(self, run: int) -> list[tuple[int, str]]:
         """Return the run's (exchange, split) pairs in selection order, without exchanges that were erased."""
@@ -90,20 +87,17 @@ class RunSelections(Queries):
         )
         return {row["id"]: row["erased"] for row in rows}
 
-    async def withdrawn(self, run: int) -> bool:
+    @query
+    def withdrawn(self, database: Database, run: int) -> bool:
         """Return whether any exchange selected for a run may no longer be used.
 
         An exchange may no longer be used if it was erased, or if one of these users opted out: the one who asked
         the question, anyone who asked an earlier question in the conversation, or the one who corrected the
         answer. Opting in again does not change the result. Raises `UnknownRecord` if there is no such run.
         """
-
-        def work(database: Database) -> bool:
-            present = get_run(database, run)
-            asked = number(database, "SELECT cancel_requested FROM runs WHERE id = ?", [run])
-            return asked == WITHDRAWN or number(database, _TEACHING, [run]) < present.samples + present.held_out
-
-        return await self._read(work)
+        present = get_run(database, run)
+        asked = number(database, "SELECT cancel_requested FROM runs WHERE id = ?", [run])
+        return asked == WITHDRAWN or number(database, _TEACHING, [run]) < present.samples + present.held_out
 
 
 def cancel_learning(database: Database, exchanges: list[int]) -> None:

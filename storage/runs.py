@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
 
-from storage.base import Queries, column, find, first, insert, known
+from storage.base import Queries, column, find, first, insert, known, query, transaction
 from storage.database import Database
 from storage.errors import CanaryRunning, IllegalTransition, RunBusy, StorageError
 from storage.learning_records import Run
@@ -28,10 +28,14 @@ WITHDRAWN = 2
 class Runs(Queries):
     """Queries for retraining runs."""
 
-    async def start(self, trigger: str, requested_by: int | None = None, *, only: Iterable[int] | None = None) -> Run:
+    @transaction
+    def start(
+        self, database: Database, trigger: str, requested_by: int | None = None, *, only: Collection[int] | None = None
+    ) -> Run:
         """Add a run in the state DUE and return it.
 
         Args:
+            database: The ledger, which callers leave out.
             trigger: "schedule", "admin", "command" or "web".
             requested_by: The ID of the admin who requested the run, if any.
             only: The IDs of the exchanges that the run may learn from; None for no limit.
@@ -42,32 +46,25 @@ class Runs(Queries):
                 new model would be compared.
         """
         now = self._clock()
-
-        def work(database: Database) -> Run:
-            busy = first(database, f"{_SELECT} WHERE {ACTIVE}")
-            if busy is not None:
-                raise RunBusy(f"Run {busy['id']} is {busy['state']}: wait until it ends, or cancel it.")
-            trial = first(database, "SELECT model FROM canaries WHERE ended IS NULL")
-            if trial is not None:
-                raise CanaryRunning(
-                    Reason(
-                        "{model} is still a canary: wait until its trial ends, or promote or stop it first (/models).",
-                        model=trial["model"],
-                    )
+        busy = first(database, f"{_SELECT} WHERE {ACTIVE}")
+        if busy is not None:
+            raise RunBusy(f"Run {busy['id']} is {busy['state']}: wait until it ends, or cancel it.")
+        trial = first(database, "SELECT model FROM canaries WHERE ended IS NULL")
+        if trial is not None:
+            raise CanaryRunning(
+                Reason(
+                    "{model} is still a canary: wait until its trial ends, or promote or stop it first (/models).",
+                    model=trial["model"],
                 )
-            started = insert(
-                database,
-                "INSERT INTO runs(trigger, requested_by, created, updated, settled, limited) VALUES (?, ?, ?, ?, 0, ?)",
-                (trigger, requested_by, now, now, int(only is not None)),
             )
-            database.execute(
-                "INSERT INTO run_limits(run, exchange) SELECT ?, id FROM exchanges"
-                " WHERE id IN (SELECT value FROM json_each(?))",
-                (started, json.dumps(sorted(only or ()))),
-            )
-            return get_run(database, started)
-
-        return await self._write(work)
+        row = {"trigger": trigger, "requested_by": requested_by, "created": now, "updated": now}
+        started = insert(database, "runs", row | {"settled": False, "limited": only is not None})
+        database.execute(
+            "INSERT INTO run_limits(run, exchange) SELECT ?, id FROM exchanges"
+            " WHERE id IN (SELECT value FROM json_each(?))",
+            (started, json.dumps(sorted(only or ()))),
+        )
+        return get_run(database, started)
 
     async def get(self, run: int) -> Run:
         """Return the run with the ID `run`. Raises `UnknownRecord` if there is none."""
@@ -77,8 +74,7 @@ class Runs(Queries):
         """Return the exchanges that a run may learn from, without erased ones, or None if there is no limit."""
         if not run.limited:
             return None
-        rows = await self._every("SELECT exchange FROM run_limits WHERE run = ?", [run.id])
-        return frozenset(row["exchange"] for row in rows)
+        return frozenset(await self._column("SELECT exchange FROM run_limits WHERE run = ?", [run.id]))
 
     async def latest(self, limit: int = 20) -> list[Run]:
         """Return the latest `limit` runs, newest first."""
@@ -113,10 +109,12 @@ class Runs(Queries):
         """Record that the work that follows the end of a run, such as notifying the admins, is complete."""
         await self._execute("UPDATE runs SET settled = 1 WHERE id = ?", [run])
 
-    async def move(self, run: int, state: RunState, **values: Any) -> Run:
+    @transaction
+    def move(self, database: Database, /, run: int, state: RunState, **values: Any) -> Run:
         """Set the state of a run, reset its estimated time left, and return the run.
 
         Args:
+            database: The ledger, which callers leave out.
             run: The run's ID.
             state: The new state.
             values: Other fields to set: step, steps, raters, directory, reason and model.
@@ -125,16 +123,12 @@ class Runs(Queries):
             UnknownRecord: There is no such run.
             IllegalTransition: RUN_TRANSITIONS does not allow the change of state.
         """
-
-        def work(database: Database) -> Run:
-            present = get_run(database, run)
-            if state not in RUN_TRANSITIONS[present.state]:
-                raise IllegalTransition(f"Run {run} is {present.state} and cannot become {state}.")
-            changed = {"state": state, "seconds_left": None, "updated": self._clock(), **_settable(values)}
-            database.table("runs").update(run, changed)
-            return get_run(database, run)
-
-        return await self._write(work)
+        present = get_run(database, run)
+        if state not in RUN_TRANSITIONS[present.state]:
+            raise IllegalTransition(f"Run {run} is {present.state} and cannot become {state}.")
+        changed = {"state": state, "seconds_left": None, "updated": self._clock(), **_settable(values)}
+        database.table("runs").update(run, changed)
+        return get_run(database, run)
 
     async def progress(
         self, run: int, step: int, steps: int, loss: float | None, seconds_left: float | None = None
@@ -146,27 +140,22 @@ class Runs(Queries):
             (step, steps, loss, seconds_left, self._clock(), run),
         )
 
-    async def request_cancel(self, run: int) -> None:
+    @transaction
+    def request_cancel(self, database: Database, run: int) -> None:
         """Request the cancellation of a run; the process that executes the run polls `cancel_requested`.
 
         Raises `UnknownRecord` if there is no such run, and `IllegalTransition` if the run has ended.
         """
-
-        def work(database: Database) -> None:
-            present = get_run(database, run)
-            if not RUN_TRANSITIONS[present.state]:
-                raise IllegalTransition(
-                    Reason(
-                        "Run {run} has already ended ({state}), so there's nothing to cancel.",
-                        run=run,
-                        state=Reason(present.state.value),
-                    )
+        present = get_run(database, run)
+        if not RUN_TRANSITIONS[present.state]:
+            raise IllegalTransition(
+                Reason(
+                    "Run {run} has already ended ({state}), so there's nothing to cancel.",
+                    run=run,
+                    state=Reason(present.state.value),
                 )
-            database.execute(
-                "UPDATE runs SET cancel_requested = max(cancel_requested, ?) WHERE id = ?", (_REQUESTED, run)
             )
-
-        await self._write(work)
+        database.execute("UPDATE runs SET cancel_requested = max(cancel_requested, ?) WHERE id = ?", (_REQUESTED, run))
 
     async def cancel_requested(self, run: int) -> bool:
         """Return whether a run's cancellation was requested and the run has not ended.
@@ -183,16 +172,13 @@ class Runs(Queries):
             [RunState.DONE],
         )
 
-    async def last_verdict(self) -> tuple[Run, str] | None:
+    @query
+    def last_verdict(self, database: Database) -> tuple[Run, str] | None:
         """Return the newest run that produced a model and the fingerprint of its inputs, or None if there is none."""
-
-        def work(database: Database) -> tuple[Run, str] | None:
-            run = find(_run, database, f"{_SELECT} WHERE state = ? ORDER BY id DESC", [RunState.DONE])
-            if run is None:
-                return None
-            return run, column(database, "SELECT fingerprint FROM runs WHERE id = ?", [run.id])[0]
-
-        return await self._read(work)
+        run = find(_run, database, f"{_SELECT} WHERE state = ? ORDER BY id DESC", [RunState.DONE])
+        if run is None:
+            return None
+        return run, column(database, "SELECT fingerprint FROM runs WHERE id = ?", [run.id])[0]
 
 
 def get_run(database: Database, run: int) -> Run:

@@ -6,7 +6,7 @@ with a shared conversation counts as a user whose ID is the (negative) ID of the
 
 from __future__ import annotations
 
-from storage.base import Queries, first, insert
+from storage.base import Queries, first, insert, transaction
 from storage.database import Database
 from storage.inbox import refuse_closed
 from storage.people import ensure_chat, ensure_user
@@ -29,28 +29,22 @@ class Sessions(Queries):
 
         Raises `UnknownRecord` if the data of the sender of `update` has been erased in the meantime.
         """
-        found = await self.find(chat, user, topic)
-        if found is not None:
-            return found
+        return await self.find(chat, user, topic) or await self._open(chat, user, topic, update)
 
-        def work(database: Database) -> int:
-            refuse_closed(database, update)
-            return _open_session(database, chat, user, topic, self._clock())
+    @transaction
+    def _open(self, database: Database, chat: int, user: int, topic: int, update: int | None) -> int:
+        refuse_closed(database, update)
+        return _open_session(database, chat, user, topic, self._clock())
 
-        return await self._write(work)
-
-    async def restart(self, chat: int, user: int, topic: int = 0) -> int:
+    @transaction
+    def restart(self, database: Database, chat: int, user: int, topic: int = 0) -> int:
         """Close the open session, if any, open a new one with an empty history, and return the new ID."""
         now = self._clock()
-
-        def work(database: Database) -> int:
-            database.execute(
-                "UPDATE sessions SET closed = ? WHERE chat = ? AND user = ? AND topic = ? AND closed IS NULL",
-                (now, chat, user, topic),
-            )
-            return _open_session(database, chat, user, topic, now)
-
-        return await self._write(work)
+        database.execute(
+            "UPDATE sessions SET closed = ? WHERE chat = ? AND user = ? AND topic = ? AND closed IS NULL",
+            (now, chat, user, topic),
+        )
+        return _open_session(database, chat, user, topic, now)
 
 
 def _open_session(database: Database, chat: int, user: int, topic: int, now: float) -> int:
@@ -59,6 +53,4 @@ def _open_session(database: Database, chat: int, user: int, topic: int, now: flo
         return int(row["id"])
     ensure_user(database, user, now)
     ensure_chat(database, chat, now)
-    return insert(
-        database, "INSERT INTO sessions(chat, user, topic, created) VALUES (?, ?, ?, ?)", (chat, user, topic, now)
-    )
+    return insert(database, "sessions", {"chat": chat, "user": user, "topic": topic, "created": now})

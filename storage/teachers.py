@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby, islice
 
-from storage.base import Queries, every
+from storage.base import Queries, every, query
 from storage.chat_records import Exchange
 from storage.database import Database
 from storage.exchanges import exchange_with
@@ -35,18 +35,15 @@ class Teacher:
 class Teachers(Queries):
     """Queries for users whose votes helped train a model."""
 
-    async def waiting(self, model: Model) -> list[Teacher]:
+    @query
+    def waiting(self, database: Database, model: Model) -> list[Teacher]:
         """Return the users who helped train `model`, want a note about it, and have not received one."""
-
-        def work(database: Database) -> list[Teacher]:
-            rows = every(database, _WAITING, [model.run, model.id])
-            liked = groupby(rows, key=lambda row: int(row["person"]))
-            return [
-                Teacher(person, tuple(exchange_with(database, row["exchange"]) for row in islice(answers, _EXAMPLES)))
-                for person, answers in liked
-            ]
-
-        return await self._read(work)
+        rows = every(database, _WAITING, [model.run, model.id])
+        liked = groupby(rows, key=lambda row: int(row["person"]))
+        return [
+            Teacher(person, tuple(exchange_with(database, row["exchange"]) for row in islice(answers, _EXAMPLES)))
+            for person, answers in liked
+        ]
 
     async def note(self, model: Model, person: int) -> None:
         """Record that the user `person` is being sent a note about `model`.

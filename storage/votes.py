@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby, permutations
 
-from storage.base import Queries, column, every
+from storage.base import Queries, column, every, query, transaction
 from storage.blocklist import BLOCKED
 from storage.chat_records import Exchange
 from storage.database import Database
@@ -46,7 +46,8 @@ _DEMONSTRATIONS = (
 class Votes(Queries):
     """Queries for votes, rated exchanges and preferences."""
 
-    async def cast(self, rating: Rating) -> bool:
+    @transaction
+    def cast(self, database: Database, rating: Rating) -> bool:
         """Add a vote and return True, or return False if the vote's Telegram update was already counted.
 
         Raises:
@@ -56,18 +57,14 @@ class Votes(Queries):
         if rating.value not in (1, -1, 0):
             raise StorageError(f"A rating is 1, -1 or 0 (retracted), not {rating.value}.")
         now = rating.created or self._clock()
-
-        def work(database: Database) -> bool:
-            exchange_with(database, rating.exchange)
-            ensure_user(database, rating.rater, now)
-            cursor = database.execute(
-                'INSERT INTO feedback(exchange, rater, value, reason, "update", created) VALUES (?, ?, ?, ?, ?, ?)'
-                ' ON CONFLICT("update") DO NOTHING',
-                (rating.exchange, rating.rater, rating.value, rating.reason, rating.update, now),
-            )
-            return cursor.rowcount == 1
-
-        return await self._write(work)
+        exchange_with(database, rating.exchange)
+        ensure_user(database, rating.rater, now)
+        cursor = database.execute(
+            'INSERT INTO feedback(exchange, rater, value, reason, "update", created) VALUES (?, ?, ?, ?, ?, ?)'
+            ' ON CONFLICT("update") DO NOTHING',
+            (rating.exchange, rating.rater, rating.value, rating.reason, rating.update, now),
+        )
+        return cursor.rowcount == 1
 
     async def by_update(self, update: int) -> Rating | None:
         """Return the vote cast by the Telegram update `update`, or None if there is none."""
@@ -144,20 +141,17 @@ class Votes(Queries):
         )
         return row["answers"], row["liked"]
 
-    async def newcomers(self, trust: Trust) -> Newcomers | None:
+    @query
+    def newcomers(self, database: Database, trust: Trust) -> Newcomers | None:
         """Return the new users who have cast votes that do not count yet, or None if there are none."""
-
-        def work(database: Database) -> Newcomers | None:
-            new = _newcomers(database, trust, self._clock()) - _silent(database, trust)
-            voted = (
-                "SELECT count(*) AS people, min(created) AS first FROM users"
-                " WHERE id IN (SELECT value FROM json_each(?)) AND id IN (SELECT rater FROM ratings)"
-            )
-            (row,) = every(database, voted, [json.dumps(sorted(new))])
-            wait = trust.newcomer_seconds
-            return Newcomers(row["people"], row["first"] + wait, wait) if row["people"] else None
-
-        return await self._read(work)
+        new = _newcomers(database, trust, self._clock()) - _silent(database, trust)
+        voted = (
+            "SELECT count(*) AS people, min(created) AS first FROM users"
+            " WHERE id IN (SELECT value FROM json_each(?)) AND id IN (SELECT rater FROM ratings)"
+        )
+        (row,) = every(database, voted, [json.dumps(sorted(new))])
+        wait = trust.newcomer_seconds
+        return Newcomers(row["people"], row["first"] + wait, wait) if row["people"] else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,10 +58,6 @@ class Erasure:
         self._withdrawn = frozenset[int]()
         self._alone = asyncio.Lock()
 
-    async def stored_data(self, user: int) -> PersonalDataSummary:
-        """Return a summary of the data that `forget` would delete."""
-        return await self._ledger.personal_data.count(user)
-
     async def forget(self, user: int, *, during: int | None = None) -> PersonalDataSummary:
         """Delete all data of a user, and return a summary of the deleted data.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from bot.i18n import Say, later
 from inference.messages import InferenceError
-from storage.errors import StorageError
+from storage.errors import CanaryRunning, RunBusy, StorageError
 from storage.translatable_reason import Reason
 from training.job import TrainingError
 
@@ -44,6 +44,15 @@ class NothingNew(AdminRefusal):
 
 
 REFUSALS: Final = (AdminRefusal, StorageError, InferenceError, TrainingError)
+
+
+def run_refused(refusal: Exception, say: Say) -> str:
+    """Return a message with the reason why no run was started."""
+    if isinstance(refusal, NothingNew):
+        return say(str(refusal))
+    if isinstance(refusal, RunBusy) and not isinstance(refusal, CanaryRunning):
+        return say("A run is already in progress. /status shows it, /cancel stops it.")
+    return refused(refusal, say)
 
 
 def refused(refusal: Exception, say: Say) -> str:

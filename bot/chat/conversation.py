@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from typing import Final
 from weakref import WeakValueDictionary
@@ -214,22 +214,17 @@ class Conversation:
     async def _answer(self, prompt: Prompt, show: Callable[[Delta], None], in_flight: QuestionInFlight) -> Answer:
         if in_flight.interrupted:
             raise Interrupted
-        stream = self._engine.answer(prompt)
         text, model, began, first = "", "", time.monotonic(), 0.0
-        try:
-            async with in_flight.interruptible():
-                async for delta in stream:
-                    show(delta)
-                    if delta.answer is not None:
-                        return delta.answer
-                    if delta.restarted:
-                        text = ""
-                    elif delta.text:
-                        first = first or time.monotonic()
-                        text, model = text + delta.text, delta.model
-        finally:
-            if isinstance(stream, AsyncGenerator):
-                await stream.aclose()
+        async with aclosing(self._engine.answer(prompt)) as stream, in_flight.interruptible():
+            async for delta in stream:
+                show(delta)
+                if delta.answer is not None:
+                    return delta.answer
+                if delta.restarted:
+                    text = ""
+                elif delta.text:
+                    first = first or time.monotonic()
+                    text, model = text + delta.text, delta.model
         if not in_flight.interrupted:
             raise EmptyAnswer
         if not (in_flight.stopped and text.strip()):

@@ -17,7 +17,7 @@ from bot.chat.errors import NoPictureYet
 from bot.chat.picture_reencoding import StoredPictures
 from bot.chat.question import Question
 from bot.live_settings import LiveSettings
-from inference.chat_format.template import fit
+from inference.chat_format.template import fit, question_count
 from inference.messages import Picture, Prompt, Role, Sampling, Turn
 from storage.chat_records import Exchange
 from storage.ledger import Ledger
@@ -91,7 +91,7 @@ def halved(prompt: Prompt) -> Prompt:
     Raises:
         PromptTooLong: `prompt` has only one question.
     """
-    return fit(prompt, _questions(prompt) // 2, _questions)
+    return fit(prompt, question_count(prompt) // 2, question_count)
 
 
 def _cut(prompt: Prompt, limit: int) -> Prompt:
@@ -99,13 +99,9 @@ def _cut(prompt: Prompt, limit: int) -> Prompt:
 
     Older questions are dropped in steps of half the limit.
     """
-    questions = _questions(prompt)
+    questions = question_count(prompt)
     excess = questions - 1 - limit
     if excess <= 0:
         return prompt
     step = max(1, limit // 2)
-    return fit(prompt, max(1, questions - step * math.ceil(excess / step)), _questions)
-
-
-def _questions(prompt: Prompt) -> int:
-    return sum(turn.role is Role.USER for turn in prompt.turns)
+    return fit(prompt, max(1, questions - step * math.ceil(excess / step)), question_count)

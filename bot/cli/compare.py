@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
 from rich.markup import escape
 
 from bot.chat.question import SUFFIXES
 from bot.cli.ask_models import ask, directories_of
-from bot.cli.terminal import notes
+from bot.cli.terminal import notes, results
 from bot.config import Settings
 from inference.images.decoder import PictureDecoder
 from inference.images.decoder_protocol import DecodeError, Refusal
@@ -32,7 +31,7 @@ _REFUSALS: Final = {
 _ENDINGS: Final = {"image/jpeg": ".jpg", "image/png": ".png"}
 
 
-async def compare(settings: Settings, models: Sequence[str], images: Path, out: Path, console: Console) -> None:
+async def compare(settings: Settings, models: Sequence[str], images: Path, out: Path) -> None:
     """Have `models` answer questions about the pictures in `images`, and write the page to `out`.
 
     Raises TrainingError or StorageError, with a message that says what to do.
@@ -45,7 +44,7 @@ async def compare(settings: Settings, models: Sequence[str], images: Path, out: 
         lambda work: {"asked": _prepared(images, work, settings), "images": str(work)},
     )
     pictures = len({picture for picture, *_ in job.asked})
-    console.print(f"{out}: {len(job.asked)} questions about {pictures} pictures, answered by {len(models)} models.")
+    results.print(f"{out}: {len(job.asked)} questions about {pictures} pictures, answered by {len(models)} models.")
 
 
 def questions_of(picture: Path, default: str) -> list[str]:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -21,7 +20,7 @@ from bot.admin.model_checks import model_before
 from bot.admin.names import NAMES, named
 from bot.admin.progress import held_back, outcome, progress_details
 from bot.admin.refusals import NOTHING_NEW, REJECTED
-from bot.cli.terminal import CommandRefused, confirm, notes, progress_bar, progress_text
+from bot.cli.terminal import CommandRefused, confirm, notes, progress_bar, progress_text, results
 from bot.config import Settings
 from bot.i18n import Translator
 from storage.errors import IllegalTransition
@@ -35,9 +34,7 @@ POLL_SECONDS: Final = 0.5
 STOPPED: Final = "the bot stopped before it carried this out"
 
 
-async def retrain(
-    ledger: Ledger, running: Callable[[], bool], wait: bool, console: Console, *, approve: bool = False
-) -> None:
+async def retrain(ledger: Ledger, running: Callable[[], bool], wait: bool, *, approve: bool = False) -> None:
     """Request a run, and return once it has begun or, with `wait`, once its model is in use.
 
     A model is in use when it is live or a canary. With `approve`, an accepted model first needs an admin's
@@ -50,7 +47,7 @@ async def retrain(
     _require_bot(running)
     run = await _follow(ledger, await ledger.runs.start("command", None), running, wait)
     if RUN_TRANSITIONS[run.state]:
-        console.print(f"Run {run.id} has begun. `thumbtune status` shows its progress.")
+        results.print(f"Run {run.id} has begun. `thumbtune status` shows its progress.")
         return
     state, result = outcome(run, held_back(await ledger.models.all()))
     if state != RunState.DONE:
@@ -74,7 +71,7 @@ async def retrain(
             f"{run.model} waits until an admin approves it in the chat (training.approve), or "
             f"`thumbtune promote {run.model}` makes it live."
         )
-    console.print(f"Run {run.id}: {state}. {end}")
+    results.print(f"Run {run.id}: {state}. {end}")
 
 
 async def confirm_without_news(ledger: Ledger, running: Callable[[], bool], settings: Settings, yes: bool) -> None:
@@ -89,7 +86,7 @@ async def confirm_without_news(ledger: Ledger, running: Callable[[], bool], sett
         confirm(NOTHING_NEW.format(run=same.id), yes=yes)
 
 
-async def promote(ledger: Ledger, running: Callable[[], bool], model: str, yes: bool, console: Console) -> None:
+async def promote(ledger: Ledger, running: Callable[[], bool], model: str, yes: bool) -> None:
     """Ask the running bot to switch to a model, and wait for the switch.
 
     Raises:
@@ -98,10 +95,10 @@ async def promote(ledger: Ledger, running: Callable[[], bool], model: str, yes: 
     """
     _require_bot(running)
     await _confirm_rejected(ledger, model, yes)
-    await _await_promotion(ledger, running, await ledger.promotions.request(model), console)
+    await _await_promotion(ledger, running, await ledger.promotions.request(model))
 
 
-async def rollback(ledger: Ledger, running: Callable[[], bool], yes: bool, console: Console) -> None:
+async def rollback(ledger: Ledger, running: Callable[[], bool], yes: bool) -> None:
     """Ask the running bot to switch to the previous model, and wait for the switch.
 
     Raises:
@@ -111,7 +108,7 @@ async def rollback(ledger: Ledger, running: Callable[[], bool], yes: bool, conso
     _require_bot(running)
     model = await model_before(ledger)
     await _confirm_rejected(ledger, model, yes)
-    await _await_promotion(ledger, running, await ledger.promotions.request(model, back=True), console)
+    await _await_promotion(ledger, running, await ledger.promotions.request(model, back=True))
 
 
 async def _confirm_rejected(ledger: Ledger, model: str, yes: bool) -> None:
@@ -119,16 +116,16 @@ async def _confirm_rejected(ledger: Ledger, model: str, yes: bool) -> None:
         confirm(REJECTED.format(model=model, reason=reason), yes=yes)
 
 
-async def status(ledger: Ledger, running: bool, console: Console, *, trust: Trust = EQUAL_TRUST) -> None:
+async def status(ledger: Ledger, running: bool, *, trust: Trust = EQUAL_TRUST) -> None:
     """Print the live model, the canary, the amount of collected data, and the latest runs."""
     say = Translator({}).to()
-    console.print(f"bot: {'running' if running else 'not running'}")
+    results.print(f"bot: {'running' if running else 'not running'}")
     live = await ledger.models.live()
-    console.print(named("live", live.id if live else "none yet; start the bot", say))
+    results.print(named("live", live.id if live else "none yet; start the bot", say))
     if found := await standing(ledger, trust):
-        console.print(standing_text(found, say))
+        results.print(standing_text(found, say))
     for name, count in (await ledger.counts.totals()).items():
-        console.print(named(name, count, say))
+        results.print(named(name, count, say))
     table = Table("run", "state", "started by", NAMES["samples"], "progress", "average loss", "result", box=None)
     held = held_back(await ledger.models.all())
     for run in await ledger.runs.latest(10):
@@ -137,7 +134,7 @@ async def status(ledger: Ledger, running: bool, console: Console, *, trust: Trus
         progress = "; ".join(progress_details(run, say))
         table.add_row(str(run.id), state, run.trigger, str(run.samples), progress, loss, escape(result))
     if table.row_count:
-        console.print(table)
+        results.print(table)
 
 
 def _require_bot(running: Callable[[], bool]) -> None:
@@ -201,7 +198,7 @@ async def _abandon(ledger: Ledger, run: Run) -> None:
         )
 
 
-async def _await_promotion(ledger: Ledger, running: Callable[[], bool], request: Promotion, console: Console) -> None:
+async def _await_promotion(ledger: Ledger, running: Callable[[], bool], request: Promotion) -> None:
     with notes.status(f"waiting for the bot to switch to {request.model} (Ctrl-C does not cancel the request)"):
         while True:
             alive = running()
@@ -215,4 +212,4 @@ async def _await_promotion(ledger: Ledger, running: Callable[[], bool], request:
                     await ledger.promotions.finish(request.id, STOPPED)
     if promotion.error:
         raise CommandRefused(f"{promotion.model} is not live: {promotion.error}")
-    console.print(f"{promotion.model} is live.")
+    results.print(f"{promotion.model} is live.")

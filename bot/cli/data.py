@@ -7,11 +7,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 
 from bot.chat.picture_reencoding import finish_pictures
-from bot.cli.terminal import notes, run_worker
+from bot.cli.terminal import notes, results, run_worker
 from bot.config import Settings
 from storage.atomic_files import PART
 from storage.ledger import Ledger
@@ -27,7 +26,6 @@ async def import_file(
     settings: Settings,
     file: Path,
     images: Path | None,
-    console: Console,
     *,
     name: str = "",
     repeat_times: float | None = None,
@@ -63,13 +61,13 @@ async def import_file(
     made = data / "sources" / name
     about = SourceInfo.read(made / ABOUT)
     often = "with as many samples as liked answers" if repeat_times is None else f"each row {repeat_times:g} times"
-    console.print(
+    results.print(
         f"Imported {about.rows} rows and {about.pictures} pictures as {name}. Every later run uses them, "
         f"{often}. `thumbtune sources delete {name}` removes them."
     )
 
 
-async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Console) -> None:
+async def export_data(ledger: Ledger, settings: Settings, out: Path) -> None:
     """Write the collected training data into the folder `out`.
 
     Pictures stored by earlier versions are re-encoded first.
@@ -100,11 +98,11 @@ async def export_data(ledger: Ledger, settings: Settings, out: Path, console: Co
         stored=PictureStore(settings.storage.dir / "pictures").path,
         types={each.sha256: each.media_type for each in kept},
     )
-    console.print(
+    results.print(
         f"{escape(str(out))}: {LLAVA} with {made.liked} liked answers ({counts}), {KTO} with {made.ups} thumbs up and "
         f"{made.downs} down, {DPO} with {made.pairs} pairs, {made.pictures} pictures. People who have opted out of "
         "training are left out."
     )
     counts = replace(counts, newcomers=await ledger.votes.newcomers(settings.trust))
     if counts.waiting:
-        console.print(counts.waiting)
+        results.print(counts.waiting)

@@ -11,7 +11,6 @@ import typer
 from bot.cli import inventory
 from bot.cli.data import export_data, import_file
 from bot.cli.session import ConfigOption, YesOption, load_in_force, require_data, with_ledger
-from bot.cli.terminal import results
 from bot.config import load_settings
 
 app = typer.Typer()
@@ -22,7 +21,7 @@ app.add_typer(sources_app, name="sources")
 @app.command()
 def people(config: ConfigOption = None) -> None:
     """List users with their answers, votes and last message; show who is blocked or opted out of training."""
-    with_ledger(config, lambda ledger, settings: inventory.people(ledger, settings.limits.blocked, results))
+    with_ledger(config, lambda ledger, settings: inventory.people(ledger, settings.limits.blocked))
 
 
 @app.command()
@@ -32,13 +31,13 @@ def forget(
     yes: YesOption = False,
 ) -> None:
     """Delete everything stored about a user, as /delete_my_data does; the bot need not be running."""
-    with_ledger(config, lambda ledger, _: inventory.forget(ledger, user, yes, results))
+    with_ledger(config, lambda ledger, _: inventory.forget(ledger, user, yes))
 
 
 @app.command()
 def sweep(config: ConfigOption = None, yes: YesOption = False) -> None:
     """Delete picture files that the database does not list; the daily cleanup keeps them if there are many."""
-    with_ledger(config, lambda ledger, _: inventory.sweep(ledger, yes, results))
+    with_ledger(config, lambda ledger, _: inventory.sweep(ledger, yes))
 
 
 @app.command()
@@ -51,7 +50,7 @@ def backup(
 
     The copy is laid out like `storage.dir`.
     """
-    with_ledger(config, lambda ledger, _: inventory.backup(ledger, out, models, results))
+    with_ledger(config, lambda ledger, _: inventory.backup(ledger, out, models))
 
 
 @app.command("import")
@@ -73,7 +72,7 @@ def import_(
 
     All rows are checked before anything is copied. If one row is invalid, nothing is added.
     """
-    asyncio.run(import_file(load_in_force(config), file, images, results, name=name, repeat_times=repeat_times))
+    asyncio.run(import_file(load_in_force(config), file, images, name=name, repeat_times=repeat_times))
 
 
 @app.command()
@@ -81,7 +80,7 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to create.")], config: ConfigOption = None
 ) -> None:
     """Export liked answers (LLaVA), all votes (KTO), pairs (DPO) and the pictures; `load_dataset` opens the folder."""
-    with_ledger(config, lambda ledger, settings: export_data(ledger, settings, out, results))
+    with_ledger(config, lambda ledger, settings: export_data(ledger, settings, out))
 
 
 @sources_app.callback()
@@ -91,7 +90,7 @@ def sources(context: typer.Context, config: ConfigOption = None) -> None:
     if context.invoked_subcommand is None:
         settings = load_settings(config)
         require_data(settings)
-        inventory.sources(settings, results)
+        inventory.sources(settings)
 
 
 @sources_app.command("delete")
@@ -104,4 +103,4 @@ def delete_source(
     """Delete an imported source with its pictures, so that later runs do not use it."""
     settings = load_settings(config or context.obj)
     require_data(settings)
-    asyncio.run(inventory.delete_source(settings, name, yes, results))
+    asyncio.run(inventory.delete_source(settings, name, yes))

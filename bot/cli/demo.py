@@ -18,11 +18,11 @@ from io import BytesIO
 from pathlib import Path
 
 from pydantic import SecretStr
-from rich.console import Console
 from rich.panel import Panel
 
 from bot.app import Application
 from bot.cli.demo_learning import learning
+from bot.cli.terminal import results
 from bot.config import ConfigError, Settings, load_settings
 from bot.log_lines import configure_logging
 from bot.process import shorten_switch_interval, until_stopped
@@ -55,7 +55,7 @@ RATE_LIMITS = {"edit_seconds": 0.1, "calls_per_second": 1000.0, "group_calls_per
 
 
 async def run_demo(
-    config: Path | None, port: int, keep: Path | None, console: Console, *, engine: str = "cpu", model: str = TINY
+    config: Path | None, port: int, keep: Path | None, *, engine: str = "cpu", model: str = TINY
 ) -> None:
     """Run the demo until it is interrupted.
 
@@ -63,7 +63,6 @@ async def run_demo(
         config: The settings file.
         port: Port of the chat page; 0 selects any free port.
         keep: The folder for the demo's data; by default a temporary one.
-        console: Where the welcome message is printed.
         engine: The engine, as in the setting `inference.engine`.
         model: The model, as in the setting `inference.model`.
 
@@ -84,7 +83,7 @@ async def run_demo(
                 emulator.show_learning(partial(learning, application.runs))
                 stopped = asyncio.create_task(until_stopped(application))
                 await asyncio.sleep(0)  # from here on, Ctrl-C shuts the demo down properly
-                console.print(
+                results.print(
                     Panel(
                         welcome(page, application.address, folder, kept=keep is not None, model=model),
                         title="👍 thumbtune demo",
@@ -95,7 +94,7 @@ async def run_demo(
                 await stopped
         finally:
             await emulator.stop()
-    console.print(
+    results.print(
         f"Stopped; chats and models stay in {keep}." if keep else "Stopped; the chats and models have been deleted."
     )
     end_process_within(THREAD_SECONDS)

@@ -10,10 +10,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from bot.cli.ask_models import ask, directories_of
+from bot.cli.terminal import results
 from bot.config import Settings
 from training.command_jobs import ScoringJob, ScoringMethod
 from training.evidence.answer_scores import summarize
@@ -26,7 +26,6 @@ async def evaluate(  # noqa: PLR0917 - the options of a command
     images: Path | None,
     score: ScoringMethod,
     out: Path | None,
-    console: Console,
 ) -> None:
     """Score `models` on the LLaVA file `questions`, print a table, and write the answers to `out` if given.
 
@@ -37,7 +36,6 @@ async def evaluate(  # noqa: PLR0917 - the options of a command
         images: The folder of the pictures; by default, the file's own folder.
         score: How an answer is compared with the right one.
         out: The JSON file to write.
-        console: Where to print the table.
 
     Raises:
         TrainingError: A model, a row or a picture is invalid, or `out` cannot be written.
@@ -48,15 +46,15 @@ async def evaluate(  # noqa: PLR0917 - the options of a command
     directories = await directories_of(settings, chosen)
     with tempfile.TemporaryDirectory() as folder:
         job = await ask(settings, ScoringJob, directories, out or Path(folder) / "answers.json", lambda _: fields)
-        print_scores(job, console)
+        print_scores(job)
 
 
-def print_scores(job: ScoringJob, console: Console) -> None:
+def print_scores(job: ScoringJob) -> None:
     """Print the result of a finished job that scores answers."""
     entries = json.loads(Path(job.out).read_text(encoding="utf-8"))
     names = [name for name, _ in job.models]
-    console.print(f"{Path(job.data).name}: {len(entries)} questions, scored by “{job.score}”; 95 % intervals")
+    results.print(f"{Path(job.data).name}: {len(entries)} questions, scored by “{job.score}”; 95 % intervals")
     table = Table("model", "answers", f"against {names[0]}", box=None, pad_edge=False)
     for row in summarize(job.score, {name: [each["scores"][name] for each in entries] for name in names}):
         table.add_row(*row)
-    console.print(table)
+    results.print(table)

@@ -12,10 +12,9 @@ import json
 import shlex
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from bot.cli.terminal import notes
+from bot.cli.terminal import notes, results
 from inference.hub.download import download
 from inference.hub.listing import ORIGIN, Hub, HubError, Listing, list_files
 from storage.model_manifest import MANIFEST, verify
@@ -25,11 +24,11 @@ REPO = "OpenGVLab/InternVL2-2B"
 _INCOMPLETE = ".incomplete"
 
 
-async def fetch(directory: Path, source: Hub, repo: str, revision: str, console: Console) -> None:
+async def fetch(directory: Path, source: Hub, repo: str, revision: str) -> None:
     """Download a checkpoint with `download_checkpoint`, and print instructions for using it."""
     directory = directory.absolute()
-    await download_checkpoint(directory, source, repo, revision, console)
-    console.print(
+    await download_checkpoint(directory, source, repo, revision)
+    results.print(
         f'Now set model = "{directory}" under [inference] in config.toml, or\n'
         f"  export THUMBTUNE_INFERENCE__MODEL={shlex.quote(str(directory))}\n"
         "and run `thumbtune doctor`, or try it: "
@@ -37,7 +36,7 @@ async def fetch(directory: Path, source: Hub, repo: str, revision: str, console:
     )
 
 
-async def download_checkpoint(directory: Path, source: Hub, repo: str, revision: str, console: Console) -> None:
+async def download_checkpoint(directory: Path, source: Hub, repo: str, revision: str) -> None:
     """Download a checkpoint to `directory`, continuing an interrupted download if there is one.
 
     A checkpoint that is already complete is only verified.
@@ -46,7 +45,7 @@ async def download_checkpoint(directory: Path, source: Hub, repo: str, revision:
     """
     if (directory / MANIFEST).is_file():
         await asyncio.to_thread(verify, directory)
-        console.print(
+        results.print(
             f"{directory} is complete{_origin_text(directory)}: every file matches its manifest. "
             "Nothing was downloaded; for another repository or revision, choose another folder."
         )
@@ -60,7 +59,7 @@ async def download_checkpoint(directory: Path, source: Hub, repo: str, revision:
     origin = _read_origin(incomplete)
     commit = origin["commit"] if {**origin, **request} == origin else ""
     listing = await list_files(source, repo, commit or revision)
-    console.print(f"{repo} at {listing.revision}: {len(listing.files)} files, {listing.size / 1e9:.2f} GB")
+    results.print(f"{repo} at {listing.revision}: {len(listing.files)} files, {listing.size / 1e9:.2f} GB")
     try:
         incomplete.mkdir(parents=True, exist_ok=True)
         (incomplete / ORIGIN).write_text(json.dumps({**request, "commit": listing.revision}) + "\n", encoding="utf-8")
@@ -73,7 +72,7 @@ async def download_checkpoint(directory: Path, source: Hub, repo: str, revision:
         directory.rmdir()
     await asyncio.to_thread(_delete_unlisted, listing, incomplete)
     await asyncio.to_thread(store.publish, incomplete, directory.name)
-    console.print(f"{directory} is complete{_origin_text(directory)}; every file was verified.")
+    results.print(f"{directory} is complete{_origin_text(directory)}; every file was verified.")
 
 
 async def _download(listing: Listing, folder: Path) -> None:

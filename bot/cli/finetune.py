@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
-from rich.console import Console
 
 from bot.cli.ask_models import ask
 from bot.cli.evaluate import print_scores
 from bot.cli.fetch import REPO, download_checkpoint
-from bot.cli.terminal import notes, run_worker
+from bot.cli.terminal import notes, results, run_worker
 from bot.config import ConfigError, Settings
 from inference.hub.listing import Hub
 from inference.internvl2.checkpoint_check import problems
@@ -78,7 +77,7 @@ def with_options(settings: Settings, recipe: str | None, model: str | None) -> S
     return settings.model_copy(update={"training": training, "inference": inference})
 
 
-async def finetune(settings: Settings, rows: Source, test: Questions | None, out: Path, console: Console) -> None:
+async def finetune(settings: Settings, rows: Source, test: Questions | None, out: Path) -> None:
     """Train the base model on the LLaVA file `rows`, and fill the folder `out`.
 
     The base model is downloaded if its directory does not exist. The answers to `test` are printed as a table
@@ -89,7 +88,6 @@ async def finetune(settings: Settings, rows: Source, test: Questions | None, out
         rows: The file to train on, and the folder of its pictures.
         test: The test questions, if there are any.
         out: The folder to fill.
-        console: Where to print the results.
 
     Raises:
         TrainingError: `out` is not empty, a row or a picture is invalid, or the training fails.
@@ -102,7 +100,7 @@ async def finetune(settings: Settings, rows: Source, test: Questions | None, out
         _check_test(test, settings.persona, shown)
     base = settings.inference.checkpoint().absolute()
     if settings.inference.model != TINY and not base.exists():
-        await download_checkpoint(base, Hub.HUGGING_FACE, REPO, "", console)
+        await download_checkpoint(base, Hub.HUGGING_FACE, REPO, "")
     _check_base(base)
 
     run, store = out / RUN, ModelStore(out)
@@ -119,7 +117,7 @@ async def finetune(settings: Settings, rows: Source, test: Questions | None, out
     trained = await _train(specs, rows, run)
     merging = specs.merge(run, run, trained)
     model = await publish_merged(store, MODEL, merging, lambda job: run_worker(settings.training, job, "merging"))
-    console.print(
+    results.print(
         f"{model}: trained on {sum(trained.samples.values())} rows in {trained.steps} steps and {trained.seconds:.0f} s"
     )
     if not test:
@@ -132,8 +130,8 @@ async def finetune(settings: Settings, rows: Source, test: Questions | None, out
         "curve": trained.curve or "",
     }
     asking = await ask(settings, ScoringJob, [("base", base), ("finetuned", model)], out / ANSWERS, lambda _: fields)
-    print_scores(asking, console)
-    console.print(f"{asking.sheet}: the answers of both models, side by side")
+    print_scores(asking)
+    results.print(f"{asking.sheet}: the answers of both models, side by side")
 
 
 def check_rows(data: Path, images: Path, system: str) -> set[Path]:

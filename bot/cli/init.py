@@ -15,14 +15,13 @@ import typer
 from aiogram.exceptions import AiogramError, TelegramAPIError
 from aiogram.types import User
 from aiogram.utils.token import TokenValidationError
-from rich.console import Console
 from rich.markup import escape
 from tomlkit.exceptions import TOMLKitError
 
 from bot.cli.fetch import REPO
 from bot.cli.fetch import fetch as fetch_checkpoint
 from bot.cli.telegram_account import REFUSED, UNREACHABLE_CURE, open_bot, read_account
-from bot.cli.terminal import notes
+from bot.cli.terminal import notes, results
 from bot.config import DEFAULT_PATH, ConfigError, load_settings
 from bot.live_settings import json_value
 from bot.telegram.client import GUEST_MODE
@@ -40,7 +39,7 @@ _FROM_ENVIRONMENT: Final = ("telegram.api_base", "storage.dir", "training.rater_
 _ENGINES: Final = get_args(InferenceSettings.model_fields["engine"].annotation)
 
 
-def initialise(config: Path | None, console: Console) -> None:
+def initialise(config: Path | None) -> None:
     """Ask for the token, the admin, the model and the engine, and write them to the settings file `config`.
 
     An existing file keeps its other settings and its comments.
@@ -60,7 +59,7 @@ def initialise(config: Path | None, console: Console) -> None:
     token, account = _ask_for_token(api_base, str(telegram.get("token", "")))
     telegram["token"] = token
     telegram["admins"] = _ask_for_admins(api_base, token, account, list(telegram.get("admins", [])))
-    inference["model"] = _ask_for_model(str(inference.get("model", TINY)), console)
+    inference["model"] = _ask_for_model(str(inference.get("model", TINY)))
     inference["engine"] = _ask(
         "Engine",
         str(inference.get("engine", _ENGINES[0])),
@@ -69,15 +68,15 @@ def initialise(config: Path | None, console: Console) -> None:
     _write(path, tomlkit.dumps(document))
     option = f" --config {shlex.quote(str(config))}" if config else ""
     doctor, run = (escape(f"`thumbtune {name}{option}`") for name in ("doctor", "run"))
-    console.print(f"{escape(str(path))} was written; only you can read it.")
+    results.print(f"{escape(str(path))} was written; only you can read it.")
     if kept:
-        console.print(f"It also has these settings from the environment: {', '.join(kept)}.")
+        results.print(f"It also has these settings from the environment: {', '.join(kept)}.")
     if account:
-        console.print(_group_advice(account))
-        console.print(_guest_advice(account), soft_wrap=True)
+        results.print(_group_advice(account))
+        results.print(_guest_advice(account), soft_wrap=True)
     else:
-        console.print(f"The token has not been checked; {doctor} checks it once Telegram can be reached.")
-    console.print(f"Next: {doctor} checks the installation, and {run} starts the bot.")
+        results.print(f"The token has not been checked; {doctor} checks it once Telegram can be reached.")
+    results.print(f"Next: {doctor} checks the installation, and {run} starts the bot.")
 
 
 def _read(path: Path) -> tomlkit.TOMLDocument:
@@ -167,7 +166,7 @@ def _ask_for_admins(api_base: str, token: str, account: User | None, default: li
             return [writer.id]
 
 
-def _ask_for_model(default: str, console: Console) -> str:
+def _ask_for_model(default: str) -> str:
     """Ask for a model until a complete one is given, and offer to download one into a folder that does not exist."""
     while True:
         model = _ask(
@@ -179,7 +178,7 @@ def _ask_for_model(default: str, console: Console) -> str:
             return model
         if not directory.exists() and typer.confirm(f"Download {REPO} into {directory}?", default=True, err=True):
             try:
-                asyncio.run(fetch_checkpoint(directory, Hub.HUGGING_FACE, REPO, "", console))
+                asyncio.run(fetch_checkpoint(directory, Hub.HUGGING_FACE, REPO, ""))
             except (HubError, StorageError) as error:
                 notes.print(escape(str(error)), soft_wrap=True)
                 notes.print(f"To continue without {REPO}, answer {TINY}; you can run `thumbtune init` again later.")

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -20,7 +19,7 @@ from bot.admin import model_deletion
 from bot.admin.erasure import Erasure
 from bot.admin.progress import model_state
 from bot.chat.picture_reencoding import finish_pictures
-from bot.cli.terminal import CommandRefused, confirm, notes
+from bot.cli.terminal import CommandRefused, confirm, notes, results
 from bot.config import Settings
 from bot.i18n import Translator
 from bot.live_settings import LiveSettings
@@ -38,7 +37,7 @@ from training.number_format import size
 NO_VOTES: Final = "–"
 
 
-async def models(ledger: Ledger, settings: Settings, console: Console) -> None:
+async def models(ledger: Ledger, settings: Settings) -> None:
     """Print every model with its state, its creation date and its approval.
 
     Approval is the share of 👍 among the votes on a model's answers, with its 95 % interval.
@@ -59,10 +58,10 @@ async def models(ledger: Ledger, settings: Settings, console: Console) -> None:
             escape(model.directory),
             escape(model.reason),
         )
-    console.print(table)
+    results.print(table)
 
 
-async def delete_model(ledger: Ledger, name: str, yes: bool, console: Console) -> None:
+async def delete_model(ledger: Ledger, name: str, yes: bool) -> None:
     """Delete a model's files and adapter, but keep its row in the ledger.
 
     Raises:
@@ -76,10 +75,10 @@ async def delete_model(ledger: Ledger, name: str, yes: bool, console: Console) -
             notes.print(f"{name}: {freed} in {' and '.join(map(str, parts))}", soft_wrap=True)
         confirm(f"Permanently delete {name}? It can never be live again.", yes=yes)
     await model_deletion.delete_model(ledger, name)
-    console.print(f"{name} was deleted: {freed} freed." if parts else f"{name} has no files on the disk.")
+    results.print(f"{name} was deleted: {freed} freed." if parts else f"{name} has no files on the disk.")
 
 
-def sources(settings: Settings, console: Console) -> None:
+def sources(settings: Settings) -> None:
     """Print the sources of training data other than liked answers.
 
     Raises:
@@ -94,12 +93,12 @@ def sources(settings: Settings, console: Console) -> None:
         path = f"{escape(str(each.path))} (training.sources)"
         table.add_row(escape(each.path.name), "", "", _repeat_text(each.repeat_times), path)
     if table.row_count:
-        console.print(table)
+        results.print(table)
     else:
-        console.print("No source has been imported; `thumbtune import` adds one.")
+        results.print("No source has been imported; `thumbtune import` adds one.")
 
 
-async def delete_source(settings: Settings, name: str, yes: bool, console: Console) -> None:
+async def delete_source(settings: Settings, name: str, yes: bool) -> None:
     """Delete an imported source with its pictures.
 
     Raises:
@@ -119,22 +118,22 @@ async def delete_source(settings: Settings, name: str, yes: bool, console: Conso
         notes.print(f"{name}: {about.rows} rows and {about.pictures} pictures")
     confirm(f"Permanently delete {name}?", yes=yes)
     remove_source(known[name])
-    console.print(f"{name} was deleted: later runs will not use it.")
+    results.print(f"{name} was deleted: later runs will not use it.")
 
 
-async def people(ledger: Ledger, blocked: Collection[int], console: Console) -> None:
+async def people(ledger: Ledger, blocked: Collection[int]) -> None:
     """Print all users of the bot, most recently seen first.
 
     `blocked` is the setting `limits.blocked`, which adds to the people blocked on the web page.
     """
-    blocked = {*blocked, *await ledger.blocks.all()}
     table = Table("id", "name", "answers", "votes", "last seen (UTC)", "note", box=None)
-    for each in await ledger.counts.participants():
-        marks = (("blocked", each.id in blocked), ("opted out", each.opted_out))
+    for each in sorted(await ledger.people.newest(), key=lambda each: (-each.seen, each.person.id)):
+        person = each.person
+        marks = (("blocked", each.blocked or person.id in blocked), ("opted out", person.opted_out))
         note = ", ".join(mark for mark, holds in marks if holds)
         seen = f"{datetime.fromtimestamp(each.seen, UTC):%Y-%m-%d %H:%M}"
-        table.add_row(str(each.id), escape(each.name), str(each.answers), str(each.votes), seen, note)
-    console.print(table)
+        table.add_row(str(person.id), escape(person.name), str(each.answers), str(each.rated), seen, note)
+    results.print(table)
 
 
 def _approval_text(approval: Approval) -> str:
@@ -146,7 +145,7 @@ def _repeat_text(repeat_times: float | None) -> str:
     return "its share" if repeat_times is None else f"{repeat_times:g} times"
 
 
-async def backup(ledger: Ledger, out: Path, models: bool, console: Console) -> None:
+async def backup(ledger: Ledger, out: Path, models: bool) -> None:
     """Copy the ledger, the pictures and, if `models` is true, the models to `out`.
 
     Pictures stored by earlier versions are re-encoded first. Raises StorageError if pictures that the ledger
@@ -158,7 +157,7 @@ async def backup(ledger: Ledger, out: Path, models: bool, console: Console) -> N
     with notes.status(f"copying into {out}"):
         made = await back_up(ledger, PictureStore(folder / "pictures"), out, kept)
     named = f", {', '.join(made.models) or 'no trained model'}" if models else ""
-    console.print(f"{out}: the database, {made.pictures} pictures{named}. Everything was verified.")
+    results.print(f"{out}: the database, {made.pictures} pictures{named}. Everything was verified.")
     if made.lost:
         raise StorageError(
             f"{len(made.lost)} pictures that the database lists are missing, here and in the backup; the first is "
@@ -166,28 +165,28 @@ async def backup(ledger: Ledger, out: Path, models: bool, console: Console) -> N
         )
 
 
-async def forget(ledger: Ledger, user: int, yes: bool, console: Console) -> None:
+async def forget(ledger: Ledger, user: int, yes: bool) -> None:
     """Delete everything stored about a user, after confirmation.
 
     Raises CommandRefused if the deletion is not confirmed.
     """
     erasure = Erasure(ledger)
     await erasure.settle()
-    found = await erasure.stored_data(user)
+    found = await ledger.personal_data.count(user)
     if not found and await ledger.people.get(user) is None:
-        console.print(f"Nothing is stored about {user}.")
+        results.print(f"Nothing is stored about {user}.")
         return
     if not yes:
         notes.print(f"Stored about {user}: {_counted(found)}.")
     confirm("Permanently delete all of it?", yes=yes)
     gone = await erasure.forget(user)
-    console.print(
+    results.print(
         f"Deleted: {_counted(gone)}. A model already trained on it stays live until `thumbtune retrain` "
         "replaces it. Backups are not changed."
     )
 
 
-async def sweep(ledger: Ledger, yes: bool, console: Console) -> None:
+async def sweep(ledger: Ledger, yes: bool) -> None:
     """Delete the picture files that the ledger does not list, after confirmation.
 
     Raises CommandRefused if the deletion is not confirmed.
@@ -195,7 +194,7 @@ async def sweep(ledger: Ledger, yes: bool, console: Console) -> None:
     erasure = Erasure(ledger)
     strays, total = await erasure.strays()
     if not strays:
-        console.print("There is nothing to sweep: the database lists every picture file.")
+        results.print("There is nothing to sweep: the database lists every picture file.")
         return
     if not yes:
         notes.print(
@@ -203,7 +202,7 @@ async def sweep(ledger: Ledger, yes: bool, console: Console) -> None:
             "an old backup, restore the latest backup instead."
         )
     confirm("Permanently delete those files?", yes=yes)
-    console.print(f"Deleted: {await erasure.sweep(confirmed=True)} picture files.")
+    results.print(f"Deleted: {await erasure.sweep(confirmed=True)} picture files.")
 
 
 def _counted(found: PersonalDataSummary) -> str:

@@ -96,7 +96,7 @@ def demo(
     import_aiogram()
     from bot.cli.demo import run_demo
 
-    asyncio.run(run_demo(config, port, keep, results, engine=engine, model=model))
+    asyncio.run(run_demo(config, port, keep, engine=engine, model=model))
     end_process()
 
 
@@ -107,7 +107,7 @@ def init(config: ConfigOption = None) -> None:
     import_aiogram()
     from bot.cli.init import initialise
 
-    initialise(config, results)
+    initialise(config)
 
 
 @app.command()
@@ -142,7 +142,7 @@ def doctor(
     from bot.cli.doctor.checks import examine
     from bot.cli.doctor.findings import report
 
-    if not report(examine(load_settings(config), answer=answer), results, verbose=verbose):
+    if not report(examine(load_settings(config), answer=answer), verbose=verbose):
         raise SystemExit(1)
 
 
@@ -156,7 +156,7 @@ def fetch(
     revision: Annotated[str, typer.Option(help="Branch, tag or commit; default: the main branch.")] = "",
 ) -> None:
     """Download a checkpoint and verify its hashes; repeat the command to continue an interrupted download."""
-    asyncio.run(fetch_checkpoint(directory, source, repo, revision, results))
+    asyncio.run(fetch_checkpoint(directory, source, repo, revision))
 
 
 @app.command()
@@ -171,7 +171,7 @@ def retrain(
 
     async def request(ledger: Ledger, settings: Settings, running: Callable[[], bool]) -> None:
         await control.confirm_without_news(ledger, running, settings, yes)
-        await control.retrain(ledger, running, wait, results, approve=settings.training.approve)
+        await control.retrain(ledger, running, wait, approve=settings.training.approve)
 
     with_bot(config, request)
 
@@ -179,7 +179,7 @@ def retrain(
 @app.command()
 def status(config: ConfigOption = None) -> None:
     """Show the live model, the amount of collected data, and the latest runs."""
-    with_bot(config, lambda ledger, settings, running: control.status(ledger, running(), results, trust=settings.trust))
+    with_bot(config, lambda ledger, settings, running: control.status(ledger, running(), trust=settings.trust))
 
 
 @app.command()
@@ -187,13 +187,13 @@ def promote(
     model: Annotated[str, typer.Argument(metavar="ID")], config: ConfigOption = None, yes: YesOption = False
 ) -> None:
     """Ask the running bot to switch to a model; a rejected model needs confirmation."""
-    with_bot(config, lambda ledger, _, running: control.promote(ledger, running, model, yes, results))
+    with_bot(config, lambda ledger, _, running: control.promote(ledger, running, model, yes))
 
 
 @app.command()
 def rollback(config: ConfigOption = None, yes: YesOption = False) -> None:
     """Ask the running bot to switch back to the previous model; repeat to go further back."""
-    with_bot(config, lambda ledger, _, running: control.rollback(ledger, running, yes, results))
+    with_bot(config, lambda ledger, _, running: control.rollback(ledger, running, yes))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import typer
 
 from bot.cli import inventory
 from bot.cli.session import ConfigOption, YesOption, load_in_force, with_ledger
-from bot.cli.terminal import results
 from training.command_jobs import ScoringMethod
 from training.settings import Source
 
@@ -38,7 +37,7 @@ def compare(
     """Compare several models' answers about your own pictures on one HTML page; the bot need not be running."""
     from bot.cli.compare import compare as compare_models
 
-    asyncio.run(compare_models(load_in_force(config), models, images, out, results))
+    asyncio.run(compare_models(load_in_force(config), models, images, out))
 
 
 @app.command()
@@ -68,7 +67,7 @@ def evaluate(  # noqa: PLR0917 - the options of a command
     """
     from bot.cli.evaluate import evaluate as evaluate_models
 
-    asyncio.run(evaluate_models(load_in_force(config), models, questions, images, score, out, results))
+    asyncio.run(evaluate_models(load_in_force(config), models, questions, images, score, out))
 
 
 @app.command()
@@ -110,7 +109,7 @@ def finetune(  # noqa: PLR0913, PLR0917 - the options of a command
     test = None
     if questions:
         test = command.Questions(questions.absolute(), (images or questions.parent).absolute(), score)
-    asyncio.run(command.finetune(settings, rows, test, out.absolute(), results))
+    asyncio.run(command.finetune(settings, rows, test, out.absolute()))
 
 
 @app.command()
@@ -127,7 +126,7 @@ def publish(  # noqa: PLR0917 - the options of a command
     from bot.cli.publish import publish as publish_model
 
     request = Publication(model, repo, adapter=adapter, public=public)
-    with_ledger(config, lambda ledger, settings: publish_model(ledger, settings, request, yes, results))
+    with_ledger(config, lambda ledger, settings: publish_model(ledger, settings, request, yes))
 
 
 @models_app.callback()
@@ -135,7 +134,7 @@ def models(context: typer.Context, config: ConfigOption = None) -> None:
     """List all models with their share of likes; `delete ID` deletes one."""
     context.obj = config
     if context.invoked_subcommand is None:
-        with_ledger(config, lambda ledger, settings: inventory.models(ledger, settings, results))
+        with_ledger(config, lambda ledger, settings: inventory.models(ledger, settings))
 
 
 @models_app.command("delete")
@@ -146,4 +145,4 @@ def delete_model(
     yes: YesOption = False,
 ) -> None:
     """Permanently delete a model and its adapter; the base model and the live model cannot be deleted."""
-    with_ledger(config or context.obj, lambda ledger, _: inventory.delete_model(ledger, model, yes, results))
+    with_ledger(config or context.obj, lambda ledger, _: inventory.delete_model(ledger, model, yes))

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
 from rich.markup import escape
 
-from bot.cli.terminal import CommandRefused, confirm, notes
+from bot.cli.terminal import CommandRefused, confirm, notes, results
 from bot.config import Settings
 from storage.learning_records import Model
 from storage.ledger import Ledger
@@ -57,7 +56,7 @@ class Publication:
     public: bool = False
 
 
-async def publish(ledger: Ledger, settings: Settings, request: Publication, yes: bool, console: Console) -> None:
+async def publish(ledger: Ledger, settings: Settings, request: Publication, yes: bool) -> None:
     """Upload a model that a run has trained, after a confirmation that lists the files.
 
     Raises:
@@ -79,7 +78,7 @@ async def publish(ledger: Ledger, settings: Settings, request: Publication, yes:
     notes.print(f"{len(files)} files, {size(total)}: {escape(', '.join(files))}", soft_wrap=True)
     notes.print("A model can be made to repeat its training data. No picture and no vote is uploaded.")
     confirm(f"Upload {model.id} to {request.repo}, a {kind} repository?", yes=yes)
-    console.print(await asyncio.to_thread(_upload, files, request))
+    results.print(await asyncio.to_thread(_upload, files, request))
 
 
 def merged_files(model: Model, run: Path, base: Path) -> Files:

@@ -19,29 +19,13 @@ from bot.handlers.callbacks import acknowledge
 from bot.handlers.commands import Command
 from bot.handlers.menu import ADMINS
 from bot.handlers.request import Handler, Request
-from bot.telegram.callback_data import (
-    Approve,
-    CancelBroadcast,
-    CancelRun,
-    Delete,
-    Judge,
-    Learn,
-    LearnAsGuest,
-    Overrule,
-    Promote,
-    RollBack,
-    StopCanary,
-    TrainAgain,
-)
+from bot.telegram.callback_data import ADMIN_BUTTONS, Delete, Learn, LearnAsGuest
 from bot.updates.ordering import command_of
 
 SILENT_SECONDS: Final = 600.0
 """A user who keeps writing gets only one refusal within this time."""
 
 REMEMBERED: Final = 4096
-
-BUTTONS: Final = (*(CancelRun, TrainAgain, CancelBroadcast), *(Promote, Approve, StopCanary, RollBack, Overrule), Judge)
-"""The buttons that only admins may use."""
 
 _RIGHTS: Final = or_f(Learn.filter(), LearnAsGuest.filter(), Delete.filter())
 
@@ -90,7 +74,7 @@ async def _exercises_a_right(event: Update) -> bool:
 def register(router: Router) -> None:
     """Register the handlers that refuse admins' commands and buttons to users who are not admins."""
     router.message.register(refuse_command, Command(*ADMINS), _is_no_admin)
-    router.callback_query.register(refuse_tap, or_f(*(button.filter() for button in BUTTONS)), _is_no_admin)
+    router.callback_query.register(refuse_tap, or_f(*(button.filter() for button in ADMIN_BUTTONS)), _is_no_admin)
 
 
 async def _is_no_admin(event: TelegramObject, request: Request) -> bool:

@@ -114,8 +114,7 @@ async def approve_this(query: CallbackQuery, callback_data: Approve, request: Re
     try:
         model = await request.services.trials.approve(wanted, request.actor)
     except REFUSALS as refusal:
-        await _settled_before(wanted, refusal, request)
-        await _remove_outdated(query, request, wanted, ModelState.CANDIDATE)
+        await _refuse_decision(query, wanted, ModelState.CANDIDATE, refusal, request)
         return
     if model.state is ModelState.CANARY:
         tried = await request.services.trials.standing()
@@ -136,8 +135,7 @@ async def stop_canary(query: CallbackQuery, callback_data: StopCanary, request: 
     try:
         model = await request.services.trials.stop(wanted, request.actor)
     except REFUSALS as refusal:
-        await _settled_before(wanted, refusal, request)
-        await _remove_outdated(query, request, wanted, ModelState.CANARY)
+        await _refuse_decision(query, wanted, ModelState.CANARY, refusal, request)
         return
     what = Reason("{model} was stopped; the live model answers everyone again.", model=wanted)
     await request.reply.finish(request.say(what))
@@ -151,29 +149,27 @@ def _announce(model: Model, what: Reason, request: Request) -> None:
     request.services.notices.model_changed(model, news, request.user.id)
 
 
-async def _remove_outdated(query: CallbackQuery, request: Request, model: str, state: ModelState) -> None:
-    """Remove the buttons about a candidate or a canary from the tapped message if the model's state has changed."""
-    with suppress(UnknownRecord):
-        if (await request.services.ledger.models.get(model)).state is not state:
-            await remove_buttons(query, request, Approve(model=model), *_canary_data(model))
-
-
 def _canary_data(model: str) -> tuple[Promote, StopCanary]:
     return Promote(model=model), StopCanary(model=model)
 
 
-async def _settled_before(model: str, refusal: Exception, request: Request) -> None:
-    """Explain why a request was refused, or show the state of `model` instead.
+async def _refuse_decision(
+    query: CallbackQuery, model: str, state: ModelState, refusal: Exception, request: Request
+) -> None:
+    """Explain why a decision on a candidate or a canary was refused, or show the model's present state instead.
 
-    The state is shown if an interrupted earlier attempt may already have carried out the request.
+    The state is shown if an interrupted earlier attempt may already have carried out the request. If the model is no
+    longer in `state`, its buttons are removed from the tapped message.
     """
     reply, say = request.reply, request.say
     if request.delivery.attempt > 1 and isinstance(refusal, AdminRefusal):
         found = await request.services.ledger.models.get(model)
-        state = say(MODEL_STATES[found.state])
-        await reply.finish(say("{model}: {state}.", model=model, state=state))
+        await reply.finish(say("{model}: {state}.", model=model, state=say(MODEL_STATES[found.state])))
     else:
         await reply.finish(refused(refusal, say))
+    with suppress(UnknownRecord):
+        if (await request.services.ledger.models.get(model)).state is not state:
+            await remove_buttons(query, request, Approve(model=model), *_canary_data(model))
 
 
 async def overrule(query: CallbackQuery, callback_data: Overrule, request: Request) -> None:

@@ -83,7 +83,7 @@ async def ask(message: Message, request: Request) -> None:
         await request.whisper(_elsewhere(say))
         return
     buttons = deletion_buttons(say("🗑 Delete everything"), say("Keep it"), request.delivery.update)
-    found = await request.services.erasure.stored_data(request.user.id)
+    found = await request.services.ledger.personal_data.count(request.user.id)
     if not found:
         text = say(
             "I store no questions, pictures or votes of yours, only your name, your language and your choice in "
@@ -114,7 +114,7 @@ async def decided(query: CallbackQuery, callback_data: Delete, request: Request)
         text = say("I've deleted everything I stored about you.")
         if gone:
             text = say("I've deleted everything I stored about you:\n\n{gone}", gone=_listed(gone, say))
-    elif delivery.attempt > 1 and not await erasure.stored_data(user):
+    elif delivery.attempt > 1 and not await request.services.ledger.personal_data.count(user):
         # An earlier attempt at this tap has deleted the confirmation with everything else.
         await erasure.settle()
         text = say("I've deleted everything I stored about you.")

@@ -16,7 +16,7 @@ from bot.handlers.callbacks import acknowledge, edit_buttons
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import later
-from bot.telegram.callback_data import THUMBS, Judge, ReviewAction, reviewed_exchange
+from bot.telegram.callback_data import THUMBS, Judge, ReviewAction, parsed
 from bot.telegram.keyboards import mini_app_button, review_buttons
 from bot.updates.ordering import command_of
 from storage.errors import StorageError
@@ -87,8 +87,8 @@ async def _edits(message: Message, request: Request) -> dict[str, Any] | bool:
         return False
     if to is None or to.reply_markup is None or to.from_user is None or to.from_user.id != request.bot.id:
         return False
-    buttons = [button.callback_data or "" for row in to.reply_markup.inline_keyboard for button in row]
-    found = [exchange for each in buttons if (exchange := reviewed_exchange(each)) is not None]
+    buttons = [button.callback_data for row in to.reply_markup.inline_keyboard for button in row]
+    found = [button.exchange for each in buttons if (button := parsed(Judge, each))]
     return {"exchange": found[0]} if found else False
 
 

@@ -13,13 +13,12 @@ from aiogram.filters import CommandObject
 from aiogram.types import CallbackQuery, Message
 
 from bot.admin.progress import share_line
-from bot.admin.refusals import REFUSALS, NothingNew, refused
+from bot.admin.refusals import REFUSALS, NothingNew, refused, run_refused
 from bot.handlers.callbacks import TapRefused, acknowledge
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.telegram.callback_data import CancelRun, TrainAgain
 from bot.telegram.keyboards import one_button
-from storage.errors import CanaryRunning, RunBusy
 from storage.learning_records import Run
 from storage.translatable_reason import Reason, listed
 from training.data.imported_sources import source_title
@@ -72,16 +71,11 @@ async def _start(request: Request, *, confirmed: bool = False) -> None:
         text = say("Run {run} is starting. I'll post its progress here.", run=run.id)
         if futile := runs.futile(run):
             text = f"{text}\n⚠ {say(futile)}"
-    except CanaryRunning as refusal:
-        text = refused(refusal, say)
-    except RunBusy:
-        text = say("A run is already in progress. /status shows it, /cancel stops it.")
-    except NothingNew as refusal:
-        text, markup = say(str(refusal)), one_button(say("Train again"), TrainAgain(run=refusal.run.id))
-        if refusal.futile:
-            text = f"⚠ {say(refusal.futile)}\n{text}"
     except REFUSALS as refusal:
-        text = refused(refusal, say)
+        text = run_refused(refusal, say)
+        if isinstance(refusal, NothingNew):
+            markup = one_button(say("Train again"), TrainAgain(run=refusal.run.id))
+            text = f"⚠ {say(refusal.futile)}\n{text}" if refusal.futile else text
     await reply.finish(text, markup)
 
 

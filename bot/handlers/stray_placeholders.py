@@ -13,7 +13,7 @@ import structlog
 from aiogram.types import Message, TelegramObject, Update
 
 from bot.handlers.request import Handler, Request
-from bot.telegram.callback_data import Stop
+from bot.telegram.callback_data import Stop, parsed
 from bot.telegram.errors import CALL_ERRORS
 from bot.telegram.reply import PENDING
 
@@ -56,10 +56,5 @@ async def _is_stray(message: Message, request: Request) -> bool:
 def _stoppable(message: Message) -> int | None:
     """Return the update whose answer the ⏹ button under `message` stops, or None if there is no such button."""
     rows = message.reply_markup.inline_keyboard if message.reply_markup else []
-    data = next((button.callback_data for row in rows for button in row if button.callback_data), "")
-    if not data.startswith(f"{Stop.__prefix__}:"):
-        return None
-    try:
-        return Stop.unpack(data).update
-    except (TypeError, ValueError):
-        return None
+    found = parsed(Stop, next((button.callback_data for row in rows for button in row if button.callback_data), ""))
+    return found.update if found else None

@@ -8,12 +8,14 @@ sent contain them.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 from aiogram.filters.callback_data import CallbackData
 from pydantic import AfterValidator, Field
 
 from bot.i18n import later
+
+Data = TypeVar("Data", bound=CallbackData)
 
 THUMBS: Final = {1: "👍", -1: "👎"}
 
@@ -212,9 +214,17 @@ class Delete(CallbackData, prefix="delete"):
     sure: Decision
 
 
-def reviewed_exchange(data: str) -> int | None:
-    """Return the exchange that a review button refers to, or None if `data` belongs to another button."""
+ADMIN_BUTTONS: Final = (
+    *(CancelRun, TrainAgain, CancelBroadcast),
+    *(Promote, Approve, StopCanary, RollBack, Overrule),
+    Judge,
+)
+"""The buttons that only admins may use."""
+
+
+def parsed(kind: type[Data], data: str | None) -> Data | None:
+    """Return callback data as an instance of `kind`, or None if they belong to another button."""
     try:
-        return Judge.unpack(data).exchange
+        return kind.unpack(data or "")
     except (TypeError, ValueError):
         return None

@@ -145,7 +145,9 @@ class RecordedMessages:
             The ID of the message if it was sent before, otherwise None.
         """
         place = self.place
-        known = await self._ledger.replies.begin(self._update, slot, place.chat, place.question, place.topic)
+        known = await self._ledger.replies.begin(
+            self._update, slot, place.chat, question=place.question, topic=place.topic
+        )
         return known.inline or known.message
 
     async def _record_final(self, slot: int) -> None:

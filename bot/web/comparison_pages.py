@@ -16,7 +16,7 @@ from yarl import URL
 from bot.admin.blind_comparison import QUESTIONS, BlindComparison
 from bot.i18n import Say
 from bot.web.model_changes import Change, ModelChanges, OnProgress
-from bot.web.pages import OPERATOR, Pages
+from bot.web.pages import OPERATOR, Pages, see_other
 from bot.web.review import without
 from bot.web.security import read_form
 from storage.comparisons import Score
@@ -131,5 +131,4 @@ def score_text(first: str, second: str, score: Score, say: Say) -> list[str]:
 
 
 def _to(first: str, second: str) -> web.Response:
-    target = URL("/compare").with_query(first=first, second=second)
-    return web.Response(status=303, headers={"Location": str(target)})
+    return see_other(str(URL("/compare").with_query(first=first, second=second)))

@@ -23,7 +23,7 @@ from yarl import URL
 
 from bot.admin.refusals import AdminRefusal, refused
 from bot.settings import WebSettings
-from bot.web.pages import ANYBODY, OPERATOR, Operator, Pages, local_path
+from bot.web.pages import ANYBODY, OPERATOR, Operator, Pages, local_path, see_other
 from bot.web.security import (
     IN_TELEGRAM,
     Network,
@@ -147,7 +147,7 @@ class Login:
         """Begin an operator's session and redirect to the path `wanted`; for the other arguments, see `Operator`."""
         session = secrets.token_urlsafe(32)
         self._sessions[session] = Operator(name, self._csrf(session), True, in_telegram, scheme)
-        response = web.Response(status=303, headers={"Location": wanted})
+        response = see_other(wanted)
         request[IN_TELEGRAM] = in_telegram
         set_cookie(request, response, COOKIE, session, SESSION_SECONDS)
         log.info("an operator logged in", name=name, address=caller(request, self._proxies))
@@ -207,7 +207,7 @@ class Login:
 
     async def _log_out(self, request: web.Request) -> web.Response:
         self._sessions.pop(request.cookies.get(COOKIE, ""), None)
-        response = web.Response(status=303, headers={"Location": "/app" if request[IN_TELEGRAM] else "/login"})
+        response = see_other("/app" if request[IN_TELEGRAM] else "/login")
         set_cookie(request, response, COOKIE, "", 0)
         return response
 

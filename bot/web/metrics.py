@@ -6,6 +6,7 @@ The file docs/metrics.md lists the metrics for use in dashboards and alerts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, disable_created_metrics, generate_latest
@@ -120,23 +121,21 @@ def render(
     return generate_latest(registry)
 
 
+@dataclass(eq=False)
 class _Snapshot(Collector):
-    def __init__(
-        self, numbers: Mapping[str, float], labels: Mapping[str, str], nodes: Mapping[str, Mapping[str, float]]
-    ) -> None:
-        self._numbers = numbers
-        self._labels = labels
-        self._nodes = nodes
+    numbers: Mapping[str, float]
+    labels: Mapping[str, str]
+    nodes: Mapping[str, Mapping[str, float]]
 
     def collect(self) -> Iterable[Metric]:
-        own: Sources = {(): self._numbers}
+        own: Sources = {(): self.numbers}
         yield from _families(GaugeMetricFamily, PREFIX, GAUGES, (), own)
         yield from _families(CounterMetricFamily, PREFIX, COUNTERS, (), own)
-        engines: Sources = {(node,): numbers for node, numbers in self._nodes.items()}
+        engines: Sources = {(node,): numbers for node, numbers in self.nodes.items()}
         yield from _families(GaugeMetricFamily, f"{PREFIX}_node", NODE_GAUGES, ("node",), engines)
         yield from _families(CounterMetricFamily, f"{PREFIX}_node", NODE_COUNTERS, ("node",), engines)
-        info = GaugeMetricFamily(f"{PREFIX}_info", "The model and the engine in use; always 1", labels=[*self._labels])
-        info.add_metric([*self._labels.values()], 1)
+        info = GaugeMetricFamily(f"{PREFIX}_info", "The model and the engine in use; always 1", labels=[*self.labels])
+        info.add_metric([*self.labels.values()], 1)
         yield info
 
 

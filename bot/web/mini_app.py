@@ -19,7 +19,7 @@ from yarl import URL
 
 from bot.settings import TelegramSettings
 from bot.web.login import Login
-from bot.web.pages import Pages
+from bot.web.pages import Pages, see_other
 from bot.web.security import IN_TELEGRAM, read_form
 
 LOADER: Final = "https://telegram.org/js/telegram-web-app.js"
@@ -64,7 +64,7 @@ class MiniApp:
             known = self._login.session(request)
             if known is None or not known.in_telegram or known.name != name:
                 return self._refuse(request, expired)
-            return web.Response(status=303, headers={"Location": "/review"})  # the app was reloaded
+            return see_other("/review")  # the app was reloaded
         self._used[data.hash] = None
         scheme = scheme if scheme in SCHEMES else ""
         return self._login.begin(request, name, "/review", in_telegram=True, scheme=scheme)

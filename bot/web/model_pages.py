@@ -22,7 +22,7 @@ from bot.admin.refusals import CHANGED, AdminRefusal
 from bot.i18n import Say, later
 from bot.web.charts import Chart, approval_chart, evidence_chart
 from bot.web.model_changes import Change, ModelChanges, OnProgress, Work
-from bot.web.pages import ANYBODY, OPERATOR, Pages, start_events
+from bot.web.pages import ANYBODY, OPERATOR, Pages, see_other, start_events
 from bot.web.security import read_form
 from storage.counts import Approval
 from storage.errors import StorageError
@@ -226,7 +226,7 @@ class ModelPages:
         log.info("an operator requested a model change", path=request.path, by=request[OPERATOR].name)
         if refused := await self.changes.begin(change, work):
             return await self._page(request, refused, 409)
-        return web.Response(status=303, headers={"Location": "/models"})
+        return see_other("/models")
 
     async def _confirmed(self, form: dict[str, str]) -> bool:
         """Return whether a form overrules a verdict; raise `AdminRefusal` if the live model has changed since."""

@@ -132,6 +132,11 @@ class Pages:
         return self.render(request, "error.html", status=error.status, number=error.status, text=text, here=here)
 
 
+def see_other(location: str) -> web.Response:
+    """Return a response that redirects the browser after a form was handled."""
+    return web.Response(status=303, headers={"Location": location})
+
+
 def local_path(path: str, otherwise: str = "/") -> str:
     """Return `path` if it is a path on this server, else `otherwise`; a link elsewhere must not be followed.
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from bot.admin.erasure import Erasure
 from bot.admin.refusals import refused
 from bot.live_settings import LiveSettings
-from bot.web.pages import OPERATOR, Pages
+from bot.web.pages import OPERATOR, Pages, see_other
 from bot.web.review import card_page
 from storage.errors import StorageError
 from storage.ledger import Ledger
@@ -65,7 +65,7 @@ class PeoplePages:
             blocked=blocked,
             is_admin=person in self.settings.now.telegram.admins,
             blocked_in_settings=person in self.settings.now.limits.blocked,
-            left=await self.erasure.stored_data(person),
+            left=await self.ledger.personal_data.count(person),
             **await card_page(self.ledger, request, CardFilter(person=person)),
         )
 
@@ -76,18 +76,19 @@ class PeoplePages:
             raise web.HTTPConflict(text=say("Admins can't be blocked: see telegram.admins."))
         await self.ledger.blocks.add(person, request[OPERATOR].name)
         log.info("a person was blocked", by=request[OPERATOR].name)
-        return _to(person)
+        return see_other(f"/people/{person}")
 
     async def unblock(self, request: web.Request) -> web.Response:
         """Unblock a person."""
-        await self.ledger.blocks.remove(_number(request))
+        person = _number(request)
+        await self.ledger.blocks.remove(person)
         log.info("a person was unblocked", by=request[OPERATOR].name)
-        return _to(_number(request))
+        return see_other(f"/people/{person}")
 
     async def ask(self, request: web.Request) -> web.Response:
         """Show what an erasure would delete, and ask for confirmation."""
         person = _number(request)
-        found, left = await self.ledger.people.get(person), await self.erasure.stored_data(person)
+        found, left = await self.ledger.people.get(person), await self.ledger.personal_data.count(person)
         return self.pages.render(request, "erase.html", person=person, found=found, left=left, erased=False)
 
     async def erase(self, request: web.Request) -> web.Response:
@@ -103,7 +104,3 @@ class PeoplePages:
 
 def _number(request: web.Request) -> int:
     return int(request.match_info["person"])
-
-
-def _to(person: int) -> web.Response:
-    return web.Response(status=303, headers={"Location": f"/people/{person}"})

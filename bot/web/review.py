@@ -9,13 +9,13 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
-from bot.admin.refusals import REFUSALS, NothingNew, refused
+from bot.admin.refusals import REFUSALS, NothingNew, refused, run_refused
 from bot.admin.run_manager import RunManager
 from bot.web.card_query import card_filter, number
-from bot.web.pages import OPERATOR, Pages, local_path
+from bot.web.pages import OPERATOR, Pages, local_path, see_other
 from bot.web.security import read_form
 from storage.chat_records import PictureState
-from storage.errors import CanaryRunning, RunBusy, StorageError, UnknownRecord
+from storage.errors import StorageError, UnknownRecord
 from storage.learning_records import Review, ReviewDecision
 from storage.ledger import Ledger
 from storage.picture_files import PictureStore
@@ -90,26 +90,19 @@ class ReviewPages:
         except StorageError as error:
             raise web.HTTPConflict(text=refused(error, say)) from error
         log.info("an exchange was reviewed", exchange=exchange, decision=decision, by=reviewer)
-        return web.Response(status=303, headers={"Location": f"{back}#exchange-{exchange}"})
+        return see_other(f"{back}#exchange-{exchange}")
 
     async def train(self, request: web.Request) -> web.Response:
         """Start a run limited to the exchanges that the query selects and no operator has dropped."""
-        form, say, again = await read_form(request), self.pages.say(request), False
+        form, say = await read_form(request), self.pages.say(request)
         only = frozenset(await self.ledger.review_cards.kept(card_filter(request.query)))
         try:
             run = await self.runs.retrain(None, confirmed=form.get("confirmed") == "1", only=only)
-        except CanaryRunning as refusal:
-            notice = refused(refusal, say)
-        except RunBusy:
-            notice = say("A run is already in progress. /status shows it, /cancel stops it.")
-        except NothingNew as refusal:
-            notice, again = say(str(refusal)), True
         except REFUSALS as refusal:
-            notice = refused(refusal, say)
-        else:
-            log.info("an operator started a run", run=run.id, exchanges=len(only), by=request[OPERATOR].name)
-            return web.Response(status=303, headers={"Location": f"/runs/{run.id}"})
-        return await self.review(request, 409, notice=notice, again=again)
+            again = isinstance(refusal, NothingNew)
+            return await self.review(request, 409, notice=run_refused(refusal, say), again=again)
+        log.info("an operator started a run", run=run.id, exchanges=len(only), by=request[OPERATOR].name)
+        return see_other(f"/runs/{run.id}")
 
     async def picture(self, request: web.Request) -> web.StreamResponse:
         """Send the requested picture, unless it is quarantined or has not been re-encoded yet."""

@@ -27,7 +27,7 @@ from bot.admin.run_outcome import numbers
 from bot.i18n import Say
 from bot.redaction import without_secrets
 from bot.web.charts import Chart, loss_chart
-from bot.web.pages import OPERATOR, Pages, start_events
+from bot.web.pages import OPERATOR, Pages, see_other, start_events
 from bot.web.review import card_page
 from storage.errors import StorageError
 from storage.learning_records import Run
@@ -135,7 +135,7 @@ class RunPages:
         except REFUSALS as refusal:
             return await self.run(request, 409, refused(refusal, say))
         log.info("an operator cancelled a run", run=run.id, by=request[OPERATOR].name)
-        return web.Response(status=303, headers={"Location": f"/runs/{run.id}"})
+        return see_other(f"/runs/{run.id}")
 
     async def _run(self, request: web.Request) -> Run:
         return await self.ledger.runs.get(int(request.match_info["run"]))

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from bot.config import ConfigError, Settings
 from bot.config_file import Origin, descriptions
 from bot.live_settings import CHANGEABLE, EXAMPLE, LiveSettings, json_value
-from bot.web.pages import OPERATOR, Pages
+from bot.web.pages import OPERATOR, Pages, see_other
 from bot.web.security import read_form
 from storage.ledger import Ledger
 from storage.setting_changes import SettingChange
@@ -115,14 +115,14 @@ class SettingsPages:
         except ConfigError as error:
             return await self.show(request, key, text, say(error.args[0]), status=400)
         log.info("a setting was changed", key=key, by=request[OPERATOR].name)
-        return _to(key)
+        return see_other(f"/settings#{key}")
 
     async def undo(self, request: web.Request) -> web.Response:
         """Restore the value that the environment or the file sets."""
         key = request.match_info["key"]
         await self.settings.undo(self.ledger.setting_changes, key, request[OPERATOR].name)
         log.info("a change to a setting was undone", key=key, by=request[OPERATOR].name)
-        return _to(key)
+        return see_other(f"/settings#{key}")
 
     def _entry(self, key: str, text: str | None = None, wrong: str = "") -> SettingEntry:
         settings, value = self.settings, json_value(self.settings.now, key)
@@ -171,7 +171,3 @@ def _parsed(settings: Settings, key: str, text: str) -> Any:
     if isinstance(json_value(settings, key), list):
         return re.findall(r"[^\s,;，；、\[\]]+", text)
     return text
-
-
-def _to(key: str) -> web.Response:
-    return web.Response(status=303, headers={"Location": f"/settings#{key}"})

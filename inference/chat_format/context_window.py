@@ -26,6 +26,7 @@ from inference.chat_format.template import (
     IMG_START,
     fit,
     pictures,
+    question_count,
     render,
     upper_bound,
 )
@@ -33,7 +34,7 @@ from inference.images.opening import picture_size
 from inference.internvl2.checkpoint_check import BPE_FILES, has_llama_tokenizer, has_tokenizer
 from inference.internvl2.families import family_of
 from inference.internvl2.tile_grid import Tiling
-from inference.messages import Picture, Prompt, PromptTooLong, Role
+from inference.messages import Picture, Prompt, PromptTooLong
 from inference.settings import TINY, InferenceSettings
 
 _SPECIAL: Final = re.compile(
@@ -126,7 +127,7 @@ class Window:
 
         If the number of questions removed is not a multiple of `step`, return `sys.maxsize` instead.
         """
-        return sys.maxsize if (_questions(whole) - _questions(shorter)) % step else self.count(shorter)
+        return sys.maxsize if (question_count(whole) - question_count(shorter)) % step else self.count(shorter)
 
     @cachedmethod(attrgetter("_picture_tokens"), key=lambda _, picture: picture.sha256)
     def _count_picture(self, picture: Picture) -> int:
@@ -214,7 +215,3 @@ def window_of(directory: Path, settings: InferenceSettings, *, ours: bool, longe
     with suppress(OSError, ValueError, KeyError, TypeError):
         return Window(directory, tiles=settings.tiles, longest=longest)
     return None
-
-
-def _questions(prompt: Prompt) -> int:
-    return sum(turn.role is Role.USER for turn in prompt.turns)

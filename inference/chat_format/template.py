@@ -165,6 +165,11 @@ def pictures(prompt: Prompt) -> tuple[Picture, ...]:
     return tuple(picture for turn in prompt.turns for picture in turn.pictures)
 
 
+def question_count(prompt: Prompt) -> int:
+    """Return the number of the user's turns in a prompt."""
+    return sum(turn.role is Role.USER for turn in prompt.turns)
+
+
 def prompt_hash(prompt: Prompt) -> str:
     """Return the hexadecimal SHA-256 hash of everything that determines the prompt's token IDs.
 

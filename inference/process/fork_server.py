@@ -95,8 +95,10 @@ class ForkServer:
             length, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_SPACE(3 * 4))
             if ancillary:
                 streams.frombytes(ancillary[0][2])
-            request = _received(connection, int.from_bytes(length, "big"))
-            worker = os.fork() if request else -1
+            size = int.from_bytes(length, "big")
+            with connection.makefile("rb") as received:
+                request = received.read(size)
+            worker = os.fork() if size and len(request) == size else -1
         except OSError:  # the client has gone, or there is no room for another process
             worker = -1
         if worker == -1:
@@ -129,17 +131,6 @@ class ForkServer:
             with self._workers.pop(worker) as connection, suppress(KeyError, OSError):
                 self._selector.unregister(connection)  # KeyError: the client was killed before
                 connection.sendall(status.to_bytes(4, "big"))
-
-
-def _received(connection: socket.socket, length: int) -> bytes:
-    """Return the `length` bytes of a request, or empty bytes if the connection closes too early."""
-    request = b""
-    while len(request) < length:
-        part = connection.recv(65536)
-        if not part:
-            return b""
-        request += part
-    return request
 
 
 def _kill(worker: int) -> None:

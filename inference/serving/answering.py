@@ -11,8 +11,8 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Final
 from weakref import WeakSet
 
@@ -36,6 +36,7 @@ _VERDICT_SECONDS: Final = 1.0
 """How long an interrupted answer waits for the engine's health check, in seconds, if another replica could answer."""
 
 
+@dataclass(eq=False)
 class Answering:
     """The part of a deployment that answers questions.
 
@@ -46,17 +47,15 @@ class Answering:
         first_token: A histogram of the engines' times to the first token in seconds, by replica.
     """
 
-    def __init__(
-        self,
-        kind: Kind,
-        settings: InferenceSettings,
-        nodes: Sequence[Node],
-        router: Router,
-        handover: ChatHandover,
-        *,
-        first_words: Path,
-    ) -> None:
-        self.admission = Admission(self._slots, router.lane)
+    kind: Kind
+    settings: InferenceSettings
+    nodes: Sequence[Node]
+    router: Router
+    handover: ChatHandover
+    signal: FirstTokenSignal
+
+    def __post_init__(self) -> None:
+        self.admission = Admission(self._slots, self.router.lane)
         self.counted = Counter[str]()
         self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
         self.first_token = Histogram(
@@ -66,14 +65,8 @@ class Answering:
             buckets=SECONDS_BUCKETS,
             registry=None,
         )
-        for node in nodes:
+        for node in self.nodes:
             self.first_token.labels(node.name)  # create the series now, so that rate() includes the first answer
-        self._kind = kind
-        self._settings = settings
-        self._nodes = nodes
-        self._router = router
-        self._handover = handover
-        self._signal = FirstTokenSignal(first_words)
         self._suspicions: set[asyncio.Task[None]] = set()
         self._forgotten: WeakSet[Ticket] = WeakSet()
 
@@ -117,24 +110,24 @@ class Answering:
                 async with aclosing(ticket.turn()) as turn:
                     async for before, paused in turn:
                         yield Delta(waiting=before, paused=paused)
-                async with aclosing(self._router.until_open(prompt)) as pauses:
+                async with aclosing(self.router.until_open(prompt)) as pauses:
                     async for _ in pauses:
                         yield Delta(waiting=0, paused=True)
                 if ticket.begin():
                     break
-            found = self._router.engine_for(prompt, avoid=avoid)
+            found = self.router.engine_for(prompt, avoid=avoid)
             assert found is not None, "no other task runs between until_open and here"
             node, worker = found
             ticket.move(node.name)
             try:
-                with node.lease(worker), self._signal.awaited() as first_token_arrived:
+                with node.lease(worker), self.signal.awaited() as first_token_arrived:
                     async with aclosing(worker.answer(prompt)) as deltas:
                         async for delta in deltas:
                             if delta.text:
                                 first_token_arrived()
                             if delta.answer is not None:
                                 if ticket not in self._forgotten:
-                                    self._handover.answered(prompt, worker)
+                                    self.handover.answered(prompt, worker)
                                 node.stats.note(delta.answer)
                                 self.first_token.labels(node.name).observe(delta.answer.first_token_seconds)
                                 tally = self.tallies[worker.model_id]
@@ -148,15 +141,15 @@ class Answering:
                 hung = isinstance(error, EngineHung) and not worker.broken
                 avoid = await self._check_health(worker, error, prompt)
                 self.counted["hangs"] += hung and worker.broken
-                if attempt >= self._settings.answer_attempts:
+                if attempt >= self.settings.answer_attempts:
                     raise EngineCrashed(f"The engine failed {attempt} times on this question: rephrase it.") from error
             self.counted["answers_restarted"] += 1
             yield Delta(restarted=True)
 
     def _slots(self, lane: str) -> int:
         """Return the number of answers that the replica named `lane` may have in flight."""
-        held = next((node.slots.live.cache_tokens for node in self._nodes if node.name == lane), None)
-        return concurrency(self._kind, self._settings, held)
+        held = next((node.slots.live.cache_tokens for node in self.nodes if node.name == lane), None)
+        return concurrency(self.kind, self.settings, held)
 
     async def _check_health(self, worker: Worker, error: EngineCrashed, prompt: Prompt) -> Worker | None:
         """Check the worker's health; return the worker if it should be avoided, otherwise None.
@@ -166,7 +159,7 @@ class Answering:
         suspicion = asyncio.create_task(worker.suspect(error))
         self._suspicions.add(suspicion)
         suspicion.add_done_callback(self._suspicions.discard)
-        found = self._router.engine_for(prompt, avoid=worker)
+        found = self.router.engine_for(prompt, avoid=worker)
         others = found is not None and found[1] is not worker
         await asyncio.wait((suspicion,), timeout=_VERDICT_SECONDS if others else None)
         return None if suspicion.done() else worker
@@ -178,7 +171,7 @@ class Answering:
         their prompts are not kept for warm-up.
         """
         self._forgotten.update(self.admission.tickets(chat))
-        self._handover.recent.forget(chat)
+        self.handover.recent.forget(chat)
 
     def end(self) -> None:
         """Cancel the health checks in progress."""

@@ -245,12 +245,7 @@ class BlueGreen:
     def _on_change(self) -> None:
         """React to a change in an engine; start a pending canary once the live model answers."""
         # The canary starts later, because two engines that start together would both claim the same free memory.
-        if (
-            self._canary_due
-            and self.canary is not None
-            and self.live.worker is not None
-            and not self._transitions.ended
-        ):
+        if self._canary_due and self.canary and self.live.worker and not self._transitions.ended:
             self._canary_due = False
             self.canary.run()
         self._changed()

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import structlog
-from prometheus_client import Histogram
 
 from inference.engines.commands import COMMANDS, Command, resolve
 from inference.messages import Delta, EngineUnavailable, InferenceError, Prompt
@@ -15,6 +14,7 @@ from inference.serving.answering import Answering
 from inference.serving.chat_handover import ChatHandover
 from inference.serving.deployment_status import Status, status_of
 from inference.serving.engine_process import Worker
+from inference.serving.first_token_signal import FirstTokenSignal
 from inference.serving.nodes import nodes_for
 from inference.serving.rolling import Rolling
 from inference.serving.routing import STOPPED, CanaryRoute, Router
@@ -54,8 +54,10 @@ class Deployment:
         self.first_words = logs / "first-words"
         """A one-byte file, whose byte is 1 while an answer's first token is awaited; see `first_token_signal`."""
         self._answering = Answering(
-            self._kind, settings, self._nodes, self._router, self._handover, first_words=self.first_words
+            self._kind, settings, self._nodes, self._router, self._handover, FirstTokenSignal(self.first_words)
         )
+        self.first_token = self._answering.first_token
+        """A histogram of the engines' times to the first token in seconds, by replica."""
 
     @property
     def can_try(self) -> bool:
@@ -220,22 +222,14 @@ class Deployment:
         """Return the current status."""
         return status_of(self._kind, self._nodes, self._answering, self._handover, self._router.canary)
 
-    @property
-    def first_token(self) -> Histogram:
-        """A histogram of the engines' times to the first token in seconds, by replica."""
-        return self._answering.first_token
-
     async def engine_numbers(self) -> dict[str, dict[str, float]]:
         """Return the metrics of each open engine, by replica name.
 
         The metrics of an engine that does not respond within a second are empty.
         """
-        workers = {node.name: node.slots.live.worker for node in self._nodes}
-        asked = {
-            name: worker.client.numbers() for name, worker in workers.items() if worker is not None and worker.open
-        }
-        found = await asyncio.gather(*asked.values())
-        return dict(zip(asked, found, strict=True))
+        workers = {node.name: worker for node in self._nodes if (worker := node.slots.live.worker) and worker.open}
+        found = await asyncio.gather(*(worker.client.numbers() for worker in workers.values()))
+        return dict(zip(workers, found, strict=True))
 
     def _changed(self) -> None:
         """Update warm-up, routing and the queue after a change in any replica."""

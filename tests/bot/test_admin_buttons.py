@@ -12,8 +12,8 @@ from aiogram.filters.callback_data import CallbackData
 from aiogram.types import CallbackQuery, User
 
 from bot.handlers import broadcast, models, review, runs
-from bot.handlers.access import BUTTONS
 from bot.handlers.commands import Command
+from bot.telegram.callback_data import ADMIN_BUTTONS
 from storage.learning_records import Actor, Model, Run
 from storage.state_machines import ModelState, RunState
 from tests.support.chatting import ADMIN, Notebook, Stage, final_reply, shows
@@ -186,8 +186,8 @@ async def test_other_people_cannot_use_admins_buttons(stage: Stage) -> None:
     for subject in (runs, models, broadcast, review):
         subject.register(admins)
     for handler in admins.callback_query.handlers:
-        assert any([await each.call(_tap(kind)) for kind in BUTTONS for each in handler.filters or ()])
-    forged = [_tap(kind).data or "" for kind in BUTTONS]
+        assert any([await each.call(_tap(kind)) for kind in ADMIN_BUTTONS for each in handler.filters or ()])
+    forged = [_tap(kind).data or "" for kind in ADMIN_BUTTONS]
     admin = Notebook()
     async with stage.bot(admin=admin), stage.person() as ada:
         asked = await final_reply(ada, "/start")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from bot.cli.ask_models import directory_of
 from bot.cli.compare import compare, questions_of
@@ -140,7 +139,7 @@ def test_a_picture_without_questions_is_asked_the_default_one(tmp_path: Path) ->
 def asked(settings: Settings, images: Path, *models: str, out: str = "page.html") -> str:
     """Run a comparison that must be refused, and return the reason."""
     with pytest.raises(TrainingError) as refused:
-        asyncio.run(compare(settings, models, images, images.parent / out, Console(quiet=True)))
+        asyncio.run(compare(settings, models, images, images.parent / out))
     return str(refused.value)
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, SecretStr
 
-from bot.app import has_separate_gpus
 from bot.cli.demo import demo_settings
 from bot.config import ConfigError, Settings, load_settings
 from bot.config_file import Origin
@@ -207,7 +206,7 @@ def test_training_steps_aside_unless_it_has_cards_of_its_own(
     Without a list, an engine or a training run may use any GPU.
     """
     settings = Settings.model_validate({"training": {"gpus": training}, "inference": {"gpus": engine}})
-    assert has_separate_gpus(settings) is apart
+    assert settings.has_separate_gpus is apart
 
 
 def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

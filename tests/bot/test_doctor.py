@@ -7,12 +7,10 @@ import json
 import shutil
 import sqlite3
 import sys
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from bot.cli.doctor.checks import examine
 from bot.cli.doctor.findings import Finding, report
@@ -96,21 +94,19 @@ def test_no_admin_is_a_warning(tmp_path: Path) -> None:
     assert "admins" not in {each.name for each in examine(settings_in(tmp_path, telegram=admins))}
 
 
-def test_what_needs_doing_comes_first() -> None:
+def test_what_needs_doing_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
     """The report lists failures, then warnings, and ends with a count of passed checks.
 
     With `verbose`, it lists the passed checks as well.
     """
-    printed = StringIO()
-    console = Console(file=printed, width=200)
     findings = [Finding("a", True, "fine"), Finding("b", True, "[odd]", "mind"), Finding("c", False, "bad", "mend")]
-    assert not report(findings, console)
-    first, second, third, last = (line.split() for line in printed.getvalue().splitlines())
+    assert not report(findings)
+    first, second, third, last = (line.split() for line in capsys.readouterr().out.splitlines())
     assert (second, third) == (["failed", "c", "bad", "mend"], ["warning", "b", "[odd]", "mind"])
     assert " ".join(last) == "1 failed, 1 warning, 1 checks passed (--verbose lists them)."
     assert "what" in first
-    assert report(findings[:2], console, verbose=True)
-    assert "fine" in printed.getvalue()
+    assert report(findings[:2], verbose=True)
+    assert "fine" in capsys.readouterr().out
 
 
 def test_factual_questions_are_looked_for(tmp_path: Path) -> None:

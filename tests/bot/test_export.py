@@ -6,13 +6,11 @@ import asyncio
 import json
 import os
 import sys
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from rich.console import Console
 
 from bot.cli.data import export_data
 from bot.config import load_settings
@@ -45,7 +43,7 @@ class Community:
     async def export(self, out: Path) -> None:
         """Run the export command in this process, writing to `out`."""
         async with Ledger.open(self.data) as ledger:
-            await export_data(ledger, load_settings(self.config), out, Console(file=StringIO()))
+            await export_data(ledger, load_settings(self.config), out)
 
     async def show(self, ledger: Ledger, colour: str) -> str:
         """Store a picture of the given colour, add it to `ledger`, and return its name."""

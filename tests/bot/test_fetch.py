@@ -8,11 +8,11 @@ import json
 import os
 import random
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 from huggingface_hub import snapshot_download
-from rich.console import Console
 
 from bot.cli.fetch import fetch
 from inference.hub.download import download
@@ -38,10 +38,6 @@ def no_hub_but_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(variable, raising=False)
 
 
-def _console() -> Console:
-    return Console(file=io.StringIO(), width=1000)
-
-
 async def _fetch(
     hub: HubServer,
     directory: Path,
@@ -52,10 +48,9 @@ async def _fetch(
     """Run `thumbtune fetch` against `hub` in this process and return its output."""
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("MODELSCOPE_DOMAIN", hub.url)
-    console = _console()
-    await fetch(directory, source, hub.repo, revision, console)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+    with redirect_stdout(io.StringIO()) as printed:
+        await fetch(directory, source, hub.repo, revision)
+    return printed.getvalue()
 
 
 def _contents(directory: Path) -> dict[str, bytes]:
@@ -212,9 +207,9 @@ async def test_a_hub_out_of_reach_is_said_in_words(tmp_path: Path, monkeypatch: 
     for variable in ("HF_ENDPOINT", "MODELSCOPE_DOMAIN"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     with pytest.raises(HubError, match="--source modelscope"):
-        await fetch(tmp_path / "m", Hub.HUGGING_FACE, "someone/model", "", _console())
+        await fetch(tmp_path / "m", Hub.HUGGING_FACE, "someone/model", "")
     with pytest.raises(HubError, match="--source hub"):
-        await fetch(tmp_path / "m", Hub.MODELSCOPE, "someone/model", "", _console())
+        await fetch(tmp_path / "m", Hub.MODELSCOPE, "someone/model", "")
 
 
 async def test_a_connection_that_only_breaks_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +275,7 @@ async def test_all_goes_through_a_proxy(tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setenv("http_proxy", hub.url)
         for variable in ("HF_ENDPOINT", "MODELSCOPE_DOMAIN"):
             monkeypatch.setenv(variable, "http://hub.invalid")
-        await fetch(tmp_path / "m", source, hub.repo, "", _console())
+        await fetch(tmp_path / "m", source, hub.repo, "")
     assert _contents(tmp_path / "m") == FILES
 
 

@@ -9,12 +9,10 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from bot.cli.ask_models import directory_of
 from bot.cli.finetune import ANSWERS, MODEL, RUN, SHEET, Questions, finetune, with_options
@@ -154,7 +152,7 @@ def about(picture: str, answer: str = "Red.") -> dict[str, Any]:
 async def refusal(settings: Settings, rows: Source, test: Questions | None = None) -> str:
     """Return why the command refuses `rows`, which it must do before any worker starts."""
     with pytest.raises(TrainingError) as error:
-        await finetune(settings, rows, test, rows.folder / "out", Console(file=StringIO()))
+        await finetune(settings, rows, test, rows.folder / "out")
     assert not list(rows.folder.rglob("*.log"))
     return str(error.value)
 
@@ -217,7 +215,7 @@ async def test_a_missing_base_model_is_downloaded(tmp_path: Path, monkeypatch: p
         with pytest.raises(HubError):
             rows = files(tmp_path, [about("a.jpg")])
             other = with_options(settings_in(tmp_path), None, str(tmp_path / "other"))
-            await finetune(other, rows, None, tmp_path / "out", Console(file=StringIO()))
+            await finetune(other, rows, None, tmp_path / "out")
 
 
 def test_an_unknown_recipe_is_refused(tmp_path: Path) -> None:

@@ -9,12 +9,10 @@ import json
 import re
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from bot.cli.data import import_file
 from bot.config import Settings
@@ -154,7 +152,7 @@ async def test_an_import_that_dies_is_not_called_bad_rows(tmp_path: Path) -> Non
     file = write_file(tmp_path / "rows.json", [{"conversations": said("Why?", "So.")}])
     settings = Settings.model_validate({"storage": {"dir": tmp_path / "data"}, "training": {"python": str(python)}})
     with pytest.raises(TrainingError, match=r"^the importing process died \(signal SIGKILL"):
-        await import_file(settings, file, None, Console(file=StringIO()))
+        await import_file(settings, file, None)
 
 
 def test_what_a_killed_import_left_is_no_source(tmp_path: Path) -> None:
@@ -178,4 +176,4 @@ async def test_a_name_or_folder_that_will_not_do_is_said(tmp_path: Path, changes
     file = write_file(tmp_path / "rows.json", [{"conversations": said("Why?", "So.")}])
     given = {"images": None, "name": "", **changes}
     with pytest.raises(TrainingError, match=words):
-        await import_file(Settings(), file, repeat_times=None, console=Console(file=StringIO()), **given)
+        await import_file(Settings(), file, repeat_times=None, **given)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -87,7 +87,7 @@ async def test_an_update_is_stored_before_it_is_acknowledged(stage: Stage, monke
         store = bot.ledger.inbox.store
         failures = iter([True, True, False])
 
-        async def unreliable(updates: Iterable[tuple[int, str, str]]) -> list[bool]:
+        async def unreliable(updates: Sequence[tuple[int, str, str]]) -> list[bool]:
             if next(failures, False):
                 raise StorageError("the disk is full")
             return await store(updates)

@@ -41,8 +41,12 @@ def announcements(place: WholeBot, model: str) -> int:
     return sum(words(each) == text for each in place.emulator.world.chats[ADMIN].messages.values())
 
 
-async def test_a_promotion_on_the_command_line_is_announced_once(place: WholeBot) -> None:
+async def test_a_promotion_on_the_command_line_is_announced_once(
+    place: WholeBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The admins hear once of `thumbtune rollback` and `promote`, even if the bot stops before it announces them."""
+    printed = StringIO()  # the bot, in the same process, logs to standard output
+    monkeypatch.setattr(control, "results", Console(file=printed))
     async with place.running(), place.ledger() as ledger:
         admin = await taught(place)
         await admin.command("/retrain")
@@ -50,8 +54,7 @@ async def test_a_promotion_on_the_command_line_is_announced_once(place: WholeBot
         async with asyncio.timeout(30):
             while not await ledger.runs.is_settled(1):
                 await asyncio.sleep(0.02)
-        printed = StringIO()
-        await control.rollback(ledger, lambda: True, False, Console(file=printed))
+        await control.rollback(ledger, lambda: True, False)
         assert printed.getvalue() == "base is live.\n"
         told = await place.says(ADMIN, lambda said: words(said) == ANNOUNCED.format(model="base"))
     async with place.ledger() as ledger:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class Deployed(ScriptedEngine):
         super().__init__()
         self._deployment = deployment
 
-    async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
+    async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         """Stream the deployment's answer."""
         async with aclosing(self._deployment.answer(prompt)) as deltas:
             async for delta in deltas:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import redirect_stdout
 from datetime import datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-from rich.console import Console
 
 from bot.admin.monitoring import Monitoring, Overview
 from bot.chat.answer_times import AnswerTimes
@@ -85,8 +85,8 @@ async def test_the_operator_sees_that_a_model_was_rejected(tmp_path: Path) -> No
         assert '<td class="rejected">rejected</td>' in runs
         assert WHY in runs
         assert "done" not in runs
-        terminal = StringIO()
-        await control.status(ledger, True, Console(file=terminal, width=300))
+        with redirect_stdout(StringIO()) as terminal:
+            await control.status(ledger, True)
         printed = terminal.getvalue()
         assert "rejected" in printed
         assert WHY in printed

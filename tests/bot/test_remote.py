@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
+from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
 import aiohttp
 import pytest
 import pytest_asyncio
-from rich.console import Console
 
 from bot.admin.names import NAMES
 from bot.cli import control, inventory
@@ -76,15 +76,13 @@ async def asked(ledger: Ledger, *, wait: bool, running: Callable[[], bool] = run
     Raises:
         CommandRefused: The run fails, or its model does not go live.
     """
-    printed = StringIO()
-    await control.retrain(ledger, running, wait, Console(file=printed, width=300), approve=approve)
+    with redirect_stdout(StringIO()) as printed:
+        await control.retrain(ledger, running, wait, approve=approve)
     return printed.getvalue()
 
 
-async def test_reasons_are_shown_as_they_are(ledger: Ledger) -> None:
+async def test_reasons_are_shown_as_they_are(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     """Reasons are printed unchanged: brackets in a process's output are not read as Rich markup."""
-    terminal = StringIO()
-    console = Console(file=terminal, width=300)
 
     async def fail() -> None:
         await through(ledger, await due(ledger), RunState.FAILED, reason=WHY)
@@ -95,19 +93,20 @@ async def test_reasons_are_shown_as_they_are(ledger: Ledger) -> None:
     await failing
     assert str(refusal.value) == f"Run 1: failed. {WHY}"
     await ledger.models.add(Model("run-9", "/models/[9]", ModelState.REJECTED, None, 1.0, reason=WHY))
-    await control.status(ledger, running(), console)
-    await inventory.models(ledger, Settings(), console)
-    assert terminal.getvalue().count(WHY) == 2
+    await control.status(ledger, running())
+    await inventory.models(ledger, Settings())
+    assert capsys.readouterr().out.count(WHY) == 2
 
 
 @pytest.mark.parametrize("approve", [True, False])
-async def test_a_model_that_waits_is_listed_as_waiting(ledger: Ledger, approve: bool) -> None:
+async def test_a_model_that_waits_is_listed_as_waiting(
+    ledger: Ledger, capsys: pytest.CaptureFixture[str], approve: bool
+) -> None:
     """`thumbtune models` says which model waits for approval, also if the Settings page has changed that setting."""
     await ledger.models.add(Model("run-9", "/models/9", ModelState.CANDIDATE, None, 1.0))
     await ledger.setting_changes.add("training.approve", approve, "Root")
-    printed = StringIO()
-    await inventory.models(ledger, Settings(), Console(file=printed, width=300))
-    assert ("candidate, waiting for approval" in printed.getvalue()) is approve
+    await inventory.models(ledger, Settings())
+    assert ("candidate, waiting for approval" in capsys.readouterr().out) is approve
 
 
 async def test_the_counts_have_the_same_names_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,8 +115,8 @@ async def test_the_counts_have_the_same_names_everywhere(tmp_path: Path, monkeyp
         admin = await bot.person(ADMIN, "Root", "en")
         await admin.command("/status")
         chat = words(await bot.says(ADMIN, lambda said: "Live model: base" in words(said)))
-        printed = StringIO()
-        await control.status(ledger, running(), Console(file=printed, width=300))
+        with redirect_stdout(StringIO()) as printed:
+            await control.status(ledger, running())
         counts = list(await ledger.counts.totals())
         async with aiohttp.ClientSession(application.address) as session, session.get("/") as page:
             shown = re.findall(r'<div class="card"><span>([^<]*)</span>', await page.text())
@@ -166,16 +165,16 @@ async def test_waiting_ends_when_the_new_model_answers(ledger: Ledger) -> None:
     assert "run-1 is live" in await asking
 
 
-async def test_waiting_ends_with_a_canary(ledger: Ledger) -> None:
+async def test_waiting_ends_with_a_canary(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     """With --wait, `thumbtune retrain` exits once the model becomes a canary; `thumbtune status` shows it."""
     await ledger.models.add(Model("base", "/m/base", ModelState.LIVE, None, 1.0))
     asking = asyncio.create_task(asked(ledger, wait=True))
     await finish(ledger, Model("run-1", "/m/run-1", ModelState.CANDIDATE, 1, 1.0))
     await ledger.canaries.start("run-1", 0.25)
     assert "run-1 answers in 25 % of the conversations as a canary" in await asking
-    printed = StringIO()
-    await control.status(ledger, running(), Console(file=printed, width=300))
-    assert "run-1 is a canary: it answers in 25 % of the conversations. Too few votes to tell." in printed.getvalue()
+    await control.status(ledger, running())
+    told = "run-1 is a canary: it answers in 25 % of the conversations. Too few votes to tell."
+    assert told in capsys.readouterr().out
 
 
 async def test_waiting_ends_with_a_model_that_waits_for_approval(ledger: Ledger) -> None:
@@ -228,26 +227,25 @@ async def test_a_bot_that_ends_leaves_no_wait_behind(ledger: Ledger) -> None:
 
     await ledger.models.add(Model("base", "/m/base", ModelState.CANDIDATE, None, 1.0))
     with pytest.raises(CommandRefused, match="stopped"):
-        await control.promote(ledger, Bot(3), "base", False, Console(file=StringIO()))
+        await control.promote(ledger, Bot(3), "base", False)
     assert await ledger.promotions.pending() == []
 
 
-async def test_a_rejected_model_wants_a_yes(ledger: Ledger) -> None:
+async def test_a_rejected_model_wants_a_yes(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
     """Promoting, or rolling back to, a rejected model requires the operator's confirmation."""
     for name, reason in (("base", ""), ("run-1", "worse"), ("run-2", "")):
         await ledger.models.add(Model(name, f"/m/{name}", ModelState.CANDIDATE, None, 1.0, reason=reason))
         await ledger.promotions.make(name)
-    printed = StringIO()
     with pytest.raises(CommandRefused, match=r"run-1 didn't go live: worse.*--yes"):
-        await control.promote(ledger, running, "run-1", False, Console(file=printed))
+        await control.promote(ledger, running, "run-1", False)
     with pytest.raises(CommandRefused, match=r"run-1 didn't go live: worse.*--yes"):
-        await control.rollback(ledger, running, False, Console(file=printed))
+        await control.rollback(ledger, running, False)
     assert await ledger.promotions.pending() == []
-    going = asyncio.create_task(control.rollback(ledger, running, True, Console(file=printed)))
+    going = asyncio.create_task(control.rollback(ledger, running, True))
     while not (asked := await ledger.promotions.pending()):
         await asyncio.sleep(0.01)
     await ledger.promotions.finish(asked[0].id)
     await going
-    assert printed.getvalue() == "run-1 is live.\n"
+    assert capsys.readouterr().out == "run-1 is live.\n"
     previous = await ledger.models.previous()
     assert previous is not None and previous.id == "base"

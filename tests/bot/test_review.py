@@ -292,9 +292,9 @@ async def test_a_person_is_blocked_and_unblocked(desk: Desk) -> None:
     assert await desk.post(f"/people/{BEN}/block") == f"/people/{BEN}"
     assert "Unblock" in await desk.get(f"/people/{BEN}")
     assert "<td>blocked</td>" in await desk.get("/people")
-    assert await desk.ledger.blocks.all() == {BEN}
+    assert await desk.ledger.blocks.includes(BEN) and not await desk.ledger.blocks.includes(ADA)
     assert await desk.post(f"/people/{BEN}/unblock") == f"/people/{BEN}"
-    assert await desk.ledger.blocks.all() == frozenset()
+    assert not await desk.ledger.blocks.includes(BEN)
     assert "telegram.admins" in await desk.post(f"/people/{ADMIN}/block", status=409)
     await desk.get("/people/404", status=404)
     assert "提问者：<a" in await desk.get(f"/people/{BEN}?language=zh")

@@ -167,7 +167,7 @@ async def test_a_quarantined_picture_is_not_used(tmp_path: Path) -> None:
         shown_before = history(ledger, former.pictures)
         with pytest.raises(UnknownRecord, match="quarantine"):
             await shown_before.pictures(await ledger.exchanges.get(1))
-        await backup(ledger, out, models=False, console=Console(file=StringIO()))
+        await backup(ledger, out, models=False)
         await finish_pictures(ledger, Console(file=said))
         assert "1 pictures in quarantine" in said.getvalue()
         (clean,) = [each for each in await ledger.pictures.all() if each.state is PictureState.CLEAN]

@@ -10,7 +10,7 @@ import asyncio
 import atexit
 import io
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -107,7 +107,7 @@ class ScriptedEngine:
         """Return the texts of the newest prompt: questions and the answers between them."""
         return [turn.text for turn in self.prompts[-1].turns]
 
-    async def answer(self, prompt: Prompt) -> AsyncIterator[Delta]:
+    async def answer(self, prompt: Prompt) -> AsyncGenerator[Delta, None]:
         """Stream the next script as the answer to `prompt`."""
         self.prompts.append(prompt)
         script = self.scripts.pop(0) if self.scripts else self.otherwise(prompt, len(self.prompts))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from bot.cli.terminal import results
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Finding:
         return "[yellow]warning[/]" if self.cure else "[green]ok[/]"
 
 
-def report(findings: Sequence[Finding], console: Console, *, verbose: bool = False) -> bool:
+def report(findings: Sequence[Finding], *, verbose: bool = False) -> bool:
     """Print failures, then warnings, then the number of checks that passed.
 
     With `verbose`, the checks that passed are listed as well.
@@ -47,9 +48,9 @@ def report(findings: Sequence[Finding], console: Console, *, verbose: bool = Fal
     for each in [*failed, *warned, *(passed if verbose else ())]:
         table.add_row(each.mark, escape(each.name), escape(each.detail), escape(each.cure))
     if table.row_count:
-        console.print(table)
+        results.print(table)
     counts = ((len(failed), "failed"), (len(warned), "warning" if len(warned) == 1 else "warnings"))
     summary = [f"{number} {kind}" for number, kind in counts if number]
     listed = "" if verbose else " (--verbose lists them)"
-    console.print(", ".join([*summary, f"{len(passed)} checks passed{listed}"]) + ".")
+    results.print(", ".join([*summary, f"{len(passed)} checks passed{listed}"]) + ".")
     return not failed

@@ -23,13 +23,14 @@ from torch import Tensor
 from inference.chat_format.token_ids import stop_ids
 from inference.engines.cpu.prefix_cache import CacheEntry, PrefixCache
 from inference.engines.cpu.preprocessing import (
+    Aborted,
     GenerationRequest,
     GenerationResult,
     Listener,
     Preprocessor,
     PromptPicture,
 )
-from inference.engines.cpu.token_sampling import sample_token
+from inference.engines.cpu.token_sampling import random_generator, sample_token
 from inference.engines.detokenizer import TextStream
 from inference.images.sample_picture import sample_picture
 from inference.internvl2.checkpoint import load_model
@@ -50,10 +51,6 @@ _Next = tuple[CacheEntry, int]
 
 _Steps = Generator[_Next | None, Tensor | None, None]
 """The steps of an answer. If a step yields `_Next`, the logits [vocabulary] must be sent to the next one."""
-
-
-class _Aborted(Exception):
-    """The request was aborted."""
 
 
 @dataclass(eq=False, slots=True)
@@ -187,7 +184,7 @@ class ChatEngine:
         try:
             logits = yield from self._prefill(request, entry)
             finish = yield from self._decode(request, entry, logits)
-        except _Aborted:
+        except Aborted:
             finish = "abort"
         except Exception:
             # The layers may hold different numbers of positions.
@@ -211,7 +208,7 @@ class ChatEngine:
                     features = yield from self._encode(request, picture)
                     embeds[0, first - start : last - start] = features[first - span.start : last - span.start]
                     picture.features = features if last < span.stop else None
-            _check_abort(request)
+            request.check_abort()
             logits = self._compute(request, entry, embeds, request.keys[start:stop])
             if entry.length < len(request.ids):
                 yield
@@ -226,7 +223,7 @@ class ChatEngine:
             picture.pixels = self.preprocessor.decode(picture.picture, picture.limit)
         encoded: list[Tensor] = []
         for batch in torch.split(picture.pixels.to(self._model.dtype), self._tiles_per_step):
-            _check_abort(request)
+            request.check_abort()
             encoded.append(self._model.extract_feature(batch).flatten(0, 1))
             request.encoded_tiles += len(batch)
             yield
@@ -242,11 +239,7 @@ class ChatEngine:
         """Sample tokens and pass their text to the listener; return how the answer ended."""
         room = min(request.sampling.max_new_tokens, self.preprocessor.window - len(request.ids))
         stream = TextStream(self._text_of)
-        generator = torch.Generator()
-        if request.sampling.seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(request.sampling.seed)
+        generator = random_generator(request.sampling.seed)
         finish = "stop"
         while (token := sample_token(logits, request.sampling, generator)) not in self._stop_ids:
             request.completion_tokens += 1
@@ -256,7 +249,7 @@ class ChatEngine:
                 finish = "length"
                 break
             computed = yield entry, token
-            _check_abort(request)
+            request.check_abort()
             assert computed is not None
             logits = computed
         if text := stream.flush():
@@ -296,8 +289,3 @@ class ChatEngine:
         for entry, token in zip(entries, tokens, strict=True):
             entry.keys.append(token)
         return list(output.logits[:, -1].float())
-
-
-def _check_abort(request: GenerationRequest) -> None:
-    if request.aborted.is_set():
-        raise _Aborted

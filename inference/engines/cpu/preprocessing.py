@@ -63,6 +63,10 @@ class PromptPicture:
     features: Tensor | None = None
 
 
+class Aborted(Exception):
+    """The request was aborted."""
+
+
 @dataclass(slots=True)
 class GenerationRequest:
     """A prompt that is ready for the engine, and the progress of its answer.
@@ -81,7 +85,7 @@ class GenerationRequest:
     listener: Listener = field(default=lambda _event: None)
     completion_tokens: int = 0
     encoded_tiles: int = 0
-    aborted: threading.Event = field(default_factory=threading.Event)
+    _aborted: threading.Event = field(default_factory=threading.Event)
 
     @property
     def length(self) -> int:
@@ -93,7 +97,12 @@ class GenerationRequest:
 
         This method may be called from any thread, even after the generation has ended.
         """
-        self.aborted.set()
+        self._aborted.set()
+
+    def check_abort(self) -> None:
+        """Raise `Aborted` if `abort` has been called."""
+        if self._aborted.is_set():
+            raise Aborted
 
 
 class Preprocessor:

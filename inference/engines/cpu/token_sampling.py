@@ -30,3 +30,13 @@ def sample_token(logits: Tensor, sampling: Sampling, generator: torch.Generator)
     # The most likely token is always kept, even if top_p is 0.
     probabilities[1:][before[1:] > sampling.top_p] = 0
     return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])
+
+
+def random_generator(seed: int | None) -> torch.Generator:
+    """Return a random number generator with the given seed, or with a random one if `seed` is None."""
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator
