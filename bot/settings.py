@@ -57,9 +57,9 @@ class TelegramSettings(Section):
     """Seconds between two edits of a streaming answer; in groups, three times as long."""
 
     calls_per_second: float = Field(default=30, gt=0)
-    """The maximum number of messages and edits per second in all chats together. Telegram allows about 30. If it
-    refuses calls in many chats at once, the bot halves its rate and restores it within minutes. Typing actions
-    have a budget of their own, a third of this."""
+    """The maximum number of messages and edits per second in all chats together. Telegram allows about 30. If
+    Telegram refuses calls in several chats at once, the bot halves its rate and returns to the maximum within minutes.
+    Typing actions have a separate budget, a third of the maximum."""
 
     group_calls_per_minute: float = Field(default=20, gt=0)
     """Messages and edits per minute in one group. Telegram allows about 20."""
@@ -110,7 +110,7 @@ class ChatSettings(Section):
     """The maximum number of pictures in an album. About four large ones fit into the context of InternVL2-2B."""
 
     max_picture_megapixels: float = Field(default=50, gt=0, le=89)
-    """The size of the largest accepted picture. Larger ones are refused before they are decoded."""
+    """The maximum size of a picture. Larger pictures are refused before they are decoded."""
 
     album_seconds: float = Field(default=1.2, ge=0)
     """How long to wait for the next picture of an album. They arrive one by one, without an end marker."""

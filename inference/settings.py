@@ -206,8 +206,8 @@ class InferenceSettings(Section):
     """How long an engine may take to finish its answers after a swap; the rest are restarted on another engine."""
 
     warm_chats: int = Field(default=64, ge=0)
-    """Before chats move to another engine, the prompts of this many active chats are processed there, for at most 20 s.
-    0: none."""
+    """The maximum number of active chats whose latest prompts an engine processes before the chats move to it. This
+    takes at most 20 s; all other chats move without this preparation. 0: none."""
 
     warm_age: float = Field(default=900, ge=0)
     """A chat counts as active for this long after its last answer."""

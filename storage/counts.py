@@ -51,7 +51,7 @@ SELECT exchanges.model AS model, date(ratings.created, 'unixepoch') AS day,
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """Counts of one model's answers on one day and the votes on them.
+    """The number of answers that one model gave on one day, and of the votes on these answers.
 
     Attributes:
         day: The UTC date in ISO format.

@@ -84,7 +84,10 @@ def write_manifest(directory: Path) -> str:
 
 
 def files_hash(directory: Path) -> str:
-    """Return the hash over all files of a model, from its manifest or else computed, which takes seconds.
+    """Return the hash over all files of a model.
+
+    The hash is read from the manifest. If that is missing or damaged, the hash is computed from the files, which takes
+    seconds for gigabytes of files.
 
     Raises:
         StorageError: The directory is empty or unreadable.
@@ -96,10 +99,11 @@ def files_hash(directory: Path) -> str:
 
 
 def content_hash(directory: Path, known: Path | None = None) -> str:
-    """Return the hash over all files of a model but its card, taken from its manifest or else computed from the files.
+    """Return the hash over all files of a model except its card.
 
-    It is the same before and after the model's evaluation and publication. Directories with identical files have
-    the same hash. Hashing gigabytes of files takes seconds. A damaged manifest is treated like a missing one.
+    The hash is read from the manifest. If that is missing or damaged, the hash is computed from the files, which takes
+    seconds for gigabytes of files. It is the same before and after the model's evaluation and publication. Directories
+    with identical files have the same hash.
 
     Args:
         directory: The model's directory.

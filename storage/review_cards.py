@@ -206,7 +206,7 @@ class ReviewCards(Queries):
         return row["shown"], row["liked"]
 
     async def kept(self, filter: CardFilter) -> list[int]:
-        """Return the IDs of the exchanges that the filter selects and no operator has dropped."""
+        """Return the IDs of the exchanges that the filter selects, except those that an operator has dropped."""
         sql = f"SELECT id FROM exchanges WHERE {filter.where} AND coalesce({_DECISION}, '') <> '{ReviewDecision.DROP}'"
         return await self._column(sql, filter.values)
 

@@ -20,7 +20,7 @@ from training.json_record import Record
 
 @dataclass(frozen=True, slots=True)
 class RunningEngine(Record):
-    """An engine that serves a model and may be asked by a job.
+    """An engine that serves a model and that jobs may query.
 
     Attributes:
         directory: The model's checkpoint directory.
@@ -29,7 +29,7 @@ class RunningEngine(Record):
         key: The engine's access key, which is valid only while this engine runs.
         kind: The kind of engine.
         tiles: The maximum number of tiles per picture; None for the model's own limit.
-        at_once: The number of questions that the engine may be asked at once.
+        at_once: The maximum number of concurrent questions.
         token_timeout: The maximum time without a token, in seconds.
         first_words: The file that shows whether a user is waiting for the first token of an answer
             (`inference.serving.first_token_signal`); empty for none.
@@ -51,7 +51,7 @@ def _engines(values: dict[str, Any]) -> list[RunningEngine]:
 
 
 class Engines(Protocol):
-    """The engines that the jobs of an evaluation may ask."""
+    """The engines that the jobs of an evaluation may query."""
 
     def of(self, model: str, directory: Path) -> list[RunningEngine]:
         """Return the running engines of a model, whose checkpoint is in `directory`."""
@@ -67,7 +67,7 @@ class Engines(Protocol):
 
 
 class NoEngines:
-    """A substitute for `Engines` if no engine may be asked."""
+    """A substitute for `Engines` if no engine may be queried."""
 
     def of(self, model: str, directory: Path) -> list[RunningEngine]:
         """Return an empty list."""

@@ -72,7 +72,7 @@ class Job(WorkerJob):
         first: The number of rows of `data` to use, counted from the first row; 0 for all rows.
         blocks: Numbers of rows. For each of them, before the training on all rows, an adapter is trained on
             that many rows from the start of `data`, in the folder `blocks/ROWS`.
-        judged: A LLaVA file of the answers that judge the candidate; empty for none. Source rows that show a
+        judged: A LLaVA file of the answers used to evaluate the candidate; empty for none. Source rows that show a
             picture from this file are not used.
         notes: The file of the `ImageIndex`; empty for none.
         former: The loss log of an earlier run, whose curve is drawn behind the new one; empty for none.
@@ -154,8 +154,8 @@ class MergeJob(WorkerJob):
 class Progress(Record):
     """A progress report, printed as one line on a worker's standard output.
 
-    `seconds_left` is an estimate, or None while unknown. `loss` is the mean over the most recent steps, at
-    most a tenth of all steps.
+    `seconds_left` is an estimate, or None while unknown. `loss` is the mean over the most recent steps, up
+    to a tenth of the steps of the training.
     """
 
     stage: str

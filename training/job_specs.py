@@ -158,7 +158,7 @@ class JobSpecs:
 
 
 def _rated(selection: Selection) -> list[Rated]:
-    """Return the ratings and sampling settings of the answers that judge the candidate.
+    """Return the ratings and sampling settings of the answers used to evaluate the candidate.
 
     Raters are numbered so that their user IDs are not stored.
     """

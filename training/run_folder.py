@@ -14,7 +14,7 @@ TRAIN_ROWS: Final = "train.json"
 """The answers to train on, as LLaVA rows, in the order of the blocks."""
 
 JUDGED_ROWS: Final = "judged.json"
-"""The rated answers that judge the new model, as LLaVA rows."""
+"""The rated answers used to evaluate the new model, as LLaVA rows."""
 
 CHECKED: Final = "checked.jsonl"
 """The valid rows to train on: the liked answers and the rows drawn from other sources."""

@@ -77,8 +77,8 @@ class TrainingSettings(BaseModel):
     """A pair is selected if its thumbs up minus its thumbs down exceed this number."""
 
     held_out: float = Field(0.2, gt=0, lt=0.5)
-    """Share of the answers held out for the evaluation if more than 200 can judge. With fewer, every answer judges a
-    model that was trained on those before it, and the new model learns from all."""
+    """Share of the answers held out for the evaluation if more than 200 can be used for it. With fewer, each block
+    of answers is used to evaluate a model trained on the earlier ones, and the new model is trained on all answers."""
 
     near_duplicate: int = Field(4, ge=0, le=16)
     """Pictures count as the same if their 64-bit perceptual hashes differ in at most this number of bits."""

@@ -113,7 +113,7 @@ def use_device(device: str, threads: int) -> str:
 
 
 def too_little_memory(trouble: Reason) -> TrainingError:
-    """Return the error for training that runs out of memory, naming settings that reduce memory use."""
+    """Return the error to raise when training runs out of memory, naming settings that reduce memory use."""
     return TrainingError(
         Reason(
             "{trouble}: set training.while_training to pause, or in training.knobs choose method qlora, optimizer "
@@ -124,7 +124,7 @@ def too_little_memory(trouble: Reason) -> TrainingError:
 
 
 def diverged() -> TrainingError:
-    """Return the error for training whose loss or weights are no longer finite."""
+    """Return the error to raise when the loss or the weights are no longer finite."""
     return TrainingError(Reason("the training diverged: lower training.knobs.learning_rate"))
 
 

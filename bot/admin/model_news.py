@@ -50,7 +50,7 @@ class ModelNews:
     translator: Translator
 
     async def tell(self) -> None:
-        """Announce the promotions that are done, and update the messages whose buttons no longer apply.
+        """Announce completed promotions, and update the messages whose buttons no longer apply.
 
         If Telegram cannot be reached, the next call tries to update the messages again.
         """

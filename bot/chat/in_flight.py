@@ -3,7 +3,7 @@
 Everything is kept in memory. If the process ends while a question is in flight, the bot handles the
 question again the next time it starts, along with any update that stops or edits it. A stop or an edit
 may therefore arrive before its question is in flight again; it then takes effect as soon as the question
-is in flight.
+is registered.
 """
 
 from __future__ import annotations
@@ -121,9 +121,9 @@ class InFlight:
         return found
 
     def stop_later(self, update: int, by: int | None) -> None:
-        """Stop the answer to an update as soon as its question is in flight.
+        """Record that the question of an update must be stopped as soon as it is registered.
 
-        If `by` is not None, the stop takes effect only if `by` is the ID of the user who asked the question.
+        If `by` is not None, the question is stopped only if this user asked it.
         """
         self._stopped_by[update] = by
 

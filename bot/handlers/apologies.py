@@ -148,7 +148,7 @@ class Apologies:
 
 
 def _guest(payload: dict[str, Any]) -> tuple[Place, int, str | None] | None:
-    """Return the place of a guest query, and the sender's ID and language; None for any other update."""
+    """Return where to reply to a guest query, and the sender's ID and language; None for any other update."""
     try:
         message = Message.model_validate(payload.get("guest_message"))
     except ValidationError:

@@ -28,10 +28,10 @@ async def may_open(request: Request) -> bool:
 
 
 async def in_own_topic(question: Question, request: Request) -> Question:
-    """Return the question, moved with its reply to a new topic that is named after the question.
+    """Move a question and its reply to a new topic named after the question, and return the moved question.
 
-    The question is not moved in a group, in a topic that the user has chosen, or if Telegram creates no topic. If the
-    bot crashes before it has recorded the reply, an empty topic remains.
+    In a group, in a topic that the user has chosen, or if Telegram cannot create a topic, return the question
+    unchanged. If the bot crashes before it has recorded the reply, an empty topic remains.
     """
     place = request.reply.place
     if not await may_open(request):

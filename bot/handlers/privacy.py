@@ -173,7 +173,7 @@ def _explanation(request: Request) -> str:
 
 
 def _elsewhere(say: Say) -> str:
-    return say("Send me /privacy or /delete_my_data in our private chat; this is just between us.")
+    return say("Please send /privacy or /delete_my_data in our private chat, where nobody else sees my reply.")
 
 
 def _listed(found: PersonalDataSummary, say: Say) -> str:

@@ -211,9 +211,9 @@ class SenderRecords(BaseMiddleware):
 
 
 def _place(message: object, chat: TelegramChat | None, user: User) -> Place:
-    """Return the place where the answer to an update belongs.
+    """Return the destination of the reply to an update.
 
-    If a tapped message is old or deleted, Telegram may withhold it from the bot; the place is then just the
-    chat.
+    If a tapped message is old or deleted, Telegram may withhold it from the bot; the destination is then
+    just the chat.
     """
     return Place.of(message) if isinstance(message, Message) else Place(chat.id if chat else user.id)

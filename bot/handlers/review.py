@@ -93,14 +93,16 @@ async def _edits(message: Message, request: Request) -> dict[str, Any] | bool:
 
 
 async def edit(message: Message, exchange: int, request: Request) -> None:
-    """Record the text of the message as the answer to learn instead."""
+    """Record the message's text, which replaces the answer in training."""
     review = Review(exchange, ReviewDecision.EDIT, request.user.full_name, message.text or "")
     try:
         await request.services.ledger.reviews.add(review)
     except StorageError as error:
         await request.reply.finish(request.say(str(error)))
     else:
-        await request.reply.finish(request.say("Edited: runs learn this text instead. /review shows the next one."))
+        await request.reply.finish(
+            request.say("Edited: this text replaces the answer in training. /review shows the next answer.")
+        )
         if message.reply_to_message is not None:
             await _mark(message.reply_to_message, exchange, review.decision, request)
 
@@ -130,5 +132,5 @@ def _text(card: Card, request: Request) -> str:
     lines = [f"{card.asker}: {exchange.question[:SHOWN]}", f"{exchange.model}: {exchange.answer[:SHOWN]}"]
     if card.correction:
         lines.append(say("Correction: {text}", text=card.correction[:SHOWN]))
-    lines += [votes, say("To have me learn a different text instead, reply to this message with it.")]
+    lines += [votes, say("To replace this answer in training, reply to this message with your text.")]
     return "\n\n".join(line for line in lines if line)

@@ -1,4 +1,4 @@
-"""The place of a reply: its chat and topic, and the message that it answers."""
+"""The destination of a reply: its chat and topic, and the message that it answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from storage.guests import GUESTS
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The place of a reply.
+    """The destination of a reply.
 
     Attributes:
         chat: ID of the chat.
@@ -29,7 +29,7 @@ class Place:
 
     @classmethod
     def of(cls, message: Message) -> Place:
-        """Return the place where an answer to `message` belongs."""
+        """Return the destination of a reply to `message`."""
         if message.guest_query_id:
             return cls(chat=GUESTS, guest=message.guest_query_id)
         return cls(

@@ -40,7 +40,7 @@ class ComparisonPages:
     pages: Pages
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes, which must serve only the operator."""
+        """Return the routes, which must be accessible only to the operator."""
         return [
             web.get("/compare", self.compare),
             web.post("/compare", self.ask),

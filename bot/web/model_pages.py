@@ -80,7 +80,7 @@ class ModelPages:
     pages: Pages
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes, which must serve only the operator."""
+        """Return the routes, which must be accessible only to the operator."""
         return [
             web.get("/models", self.models),
             web.get("/models/events", self.events),

@@ -35,7 +35,7 @@ class PeoplePages:
     settings: LiveSettings
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes, which must serve only the operator."""
+        """Return the routes, which must be accessible only to the operator."""
         return [
             web.get("/people", self.people),
             web.get(_PERSON, self.person),

@@ -38,7 +38,7 @@ class ReviewPages:
     threshold: int
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes, which must serve only the operator."""
+        """Return the routes, which must be accessible only to the operator."""
         return [
             web.get("/review", self.review),
             web.post("/review/train", self.train),
@@ -93,7 +93,7 @@ class ReviewPages:
         return see_other(f"{back}#exchange-{exchange}")
 
     async def train(self, request: web.Request) -> web.Response:
-        """Start a run limited to the exchanges that the query selects and no operator has dropped."""
+        """Start a run limited to the exchanges that the query selects, except those that an operator has dropped."""
         form, say = await read_form(request), self.pages.say(request)
         only = frozenset(await self.ledger.review_cards.kept(card_filter(request.query)))
         try:

@@ -70,7 +70,7 @@ class RunPages:
     secrets: Sequence[str]
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes, which must serve only the operator."""
+        """Return the routes, which must be accessible only to the operator."""
         return [
             web.get(_RUN, self.run),
             web.get(f"{_RUN}/events", self.events),

@@ -49,9 +49,9 @@ def header(request: web.Request, name: str) -> bytes:
 
 
 def credentials(request: web.Request) -> tuple[str, bytes]:
-    """Return the name and password of basic authentication, or no name and the bearer token.
+    """Return the user name and the password or bearer token from the `Authorization` header.
 
-    Both are empty if neither was sent.
+    The name is empty for a bearer token. Both are empty if the header is missing or malformed.
     """
     scheme, _, given = header(request, "Authorization").partition(b" ")
     if scheme.lower() == b"bearer":

@@ -77,7 +77,7 @@ class SettingsPages:
     pages: Pages
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes, which must serve only the operator."""
+        """Return the routes, which must be accessible only to the operator."""
         return [web.get("/settings", self.show), web.post(_KEY, self.change), web.post(f"{_KEY}/undo", self.undo)]
 
     async def show(

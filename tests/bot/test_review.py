@@ -264,7 +264,7 @@ async def test_why_no_run_starts(desk: Desk) -> None:
 
 
 async def test_a_run_that_nothing_could_judge_is_named_beforehand(desk: Desk) -> None:
-    """Beside the button the page says why a run would be refused, or end undecided for want of answers that judge."""
+    """Beside the button the page says why a run would be refused, or end undecided for lack of rated answers."""
     assert "Not enough yet: 1 liked answer, 4 needed." in await desk.get("/review?text=red")
     assert "takes at least 12 rated answers of the live model" in await desk.get("/review")
     for number in range(10, 22):

@@ -59,7 +59,7 @@ async def test_answers_are_reviewed_one_by_one(stage: Stage) -> None:
         card = await newest(root, "Two.")
         assert "photo" not in card
         await root.sends("Two, and funny!", reply_to=card["message_id"])
-        await newest(root, "Edited: runs learn this text instead.")
+        await newest(root, "Edited: this text replaces the answer in training.")
         assert await root.toast(await root.taps("Next ›", card)) == ""
         card = await newest(root, "One.")
         await root.toast(await root.taps("✓ Keep", card))
@@ -87,7 +87,7 @@ async def test_a_decision_is_undone_by_its_button(stage: Stage) -> None:
         await root.toast(await root.taps("✖ Drop", dropped))
         edited = await newest(root, "One.")
         await root.sends("One, and funny!", reply_to=edited["message_id"])
-        await newest(root, "Edited: runs learn this text instead.")
+        await newest(root, "Edited: this text replaces the answer in training.")
         for card in (dropped, edited):
             await root.toast(await root.taps("↶ Undo", await redrawn(root, card, "Undo")))
             assert (await redrawn(root, card, "Next"))["reply_markup"] == card["reply_markup"]

@@ -1,4 +1,4 @@
-"""Imported sources: folders of rows that runs learn from in addition to the liked answers.
+"""Imported sources: folders of rows used for training in addition to the liked answers.
 
 Removing the folder of a source removes the source. The layout of a folder is:
 

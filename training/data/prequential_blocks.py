@@ -23,10 +23,10 @@ BLOCK_ANSWERS: Final = 6
 """The minimum number of answers in a block."""
 
 FEWEST: Final = 2 * BLOCK_ANSWERS
-"""The minimum number of answers that can judge a run: one block for training, and one for judging."""
+"""The minimum number of answers for evaluating a run: one block for training and one for evaluation."""
 
 ENOUGH_TO_HOLD_OUT: Final = 200
-"""With more judging answers, the newest are held out to judge the final model; blocks would only take time."""
+"""With more usable answers, the newest are held out to evaluate the final model; blocks would only take time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ NO_MODEL: Final = Live("")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Answers that judge a model trained on the first `trained` pairs of a run."""
+    """Answers used to evaluate a model trained on the first `trained` pairs of a run."""
 
     trained: int
     judged: tuple[Pair, ...]
 
 
 def judging_answers(pairs: Iterable[Pair], live: Live) -> list[Pair]:
-    """Return the pairs whose answers can be used to judge a run.
+    """Return the pairs whose answers can be used to evaluate a run.
 
     Such answers were given by the live model and were not in its training data, and their prompts can be
     reconstructed.
@@ -76,14 +76,14 @@ def forward_blocks(
     Args:
         groups: All pairs, grouped so that pairs about the same or nearly the same picture stay together.
         lessons: The IDs of the pairs to train on.
-        judging: The IDs of the pairs that can judge.
+        judging: The IDs of the pairs that can be used for the evaluation.
         held_out: The share of the judging answers to hold out if there are more than `ENOUGH_TO_HOLD_OUT`.
         only: The IDs of the pairs that may be trained on, liked or not; None for all.
 
     Returns:
         The pairs to train on and the blocks. Groups without judging answers come first, followed by the
         others in chronological order; groups with nothing that may be trained on come last. There are no blocks
-        if too few answers can judge. Pairs about held-out pictures are not trained on.
+        if too few answers can be used. Pairs about held-out pictures are not trained on.
     """
 
     def judges(group: Iterable[Pair]) -> list[Pair]:

@@ -1,4 +1,4 @@
-"""Select the exchanges that a run learns from and those that judge it.
+"""Select the exchanges that a run is trained on and those used to evaluate it.
 
 All functions are pure and work on rows of the ledger.
 """
@@ -24,9 +24,9 @@ from training.xtuner.recipes import Objective
 
 TRAIN = "train"
 WORSE = "worse"
-"""The splits of a selection that a run learns from. Disliked and rejected answers are in `WORSE`."""
+"""The splits of a selection that a run is trained on. Disliked and rejected answers are in `WORSE`."""
 HELD_OUT = "held_out"
-"""The split of answers that are used only to judge."""
+"""The split of answers that are used only for the evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,11 @@ class Selection:
 
     Attributes:
         train: The pairs to train on, in the order of the blocks. With KTO, disliked pairs are included.
-        blocks: The judging answers, in blocks. Each block gives the number of training pairs of the model
-            that it judges.
+        blocks: The answers used for the evaluation, in blocks. Each block gives the number of training pairs of
+            the model that is evaluated on it.
         counts: Counts of the exchanges that were selected or left out.
-        judging: The number of answers that can judge, even if they are too few to be divided into blocks.
+        judging: The number of answers that can be used for the evaluation, even if they are too few to be divided into
+            blocks.
         shown: The number of answers that the live model gave to the raters of `judged`.
         liked_of_shown: How many of the answers in `shown` are liked.
     """
@@ -200,7 +201,7 @@ def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the c
     rated_later: Sequence[RatedExchange] = (),
     only: Collection[int] | None = None,
 ) -> Selection:
-    """Select the pairs that a run trains on, and the answers that judge its model.
+    """Select the pairs that a run is trained on and the answers used to evaluate its model.
 
     Args:
         rated: The rated exchanges.
@@ -211,7 +212,8 @@ def select_pairs(  # noqa: PLR0913 each input of a selection has a name at the c
         max_length: The maximum number of tokens that a pair may have; None for no limit.
         newcomers: The users whose votes do not count yet and are not in `rated`, if any.
         rated_later: The rated exchanges including newcomers' votes, for the message of a `TooLittle` error.
-        only: The IDs of the exchanges that the run may learn from; None for no limit. The others still judge.
+        only: The IDs of the exchanges that the run may learn from; None for no limit. The others
+            may still be used to evaluate it.
 
     Raises:
         TooLittle: There are too few pairs, or they come from too few users.

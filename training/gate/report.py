@@ -82,7 +82,7 @@ class Taste(Record):
     """The evidence on whether a run's gains follow the votes (`training.gate.taste`).
 
     Attributes:
-        answers: The number of rated answers that judge the run.
+        answers: The number of rated answers used to evaluate the run.
         liked: How many of the rated answers are liked; the rest are disliked.
         raters: The number of raters that these answers count for.
         shown: The number of answers that the live model gave to these raters, including unrated ones.
@@ -95,7 +95,7 @@ class Taste(Record):
         further: An estimate of how many more rated answers would settle the verdict, or None if there is no
             estimate.
         likes: For each rated answer, whether it is liked.
-        gains: For each rated answer, how much likelier it is under the model that it judges than under the
+        gains: For each rated answer, how much likelier it is under the model evaluated on it than under the
             live model, in nats per token; negative for an answer that became less likely.
         contrasts: For each rated answer, the mean gain of other answers of the live model to the same
             question.

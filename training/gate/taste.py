@@ -82,7 +82,7 @@ class TasteTest:
     Unless `answers` is empty, call `open` and then `judge`.
 
     Attributes:
-        answers: The rated answers that judge the run.
+        answers: The rated answers used to evaluate the run.
     """
 
     def __init__(self, job: TasteJob, lessons: Iterable[Lesson], steps: StageProgress) -> None:

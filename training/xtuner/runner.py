@@ -124,7 +124,10 @@ def train(
 
 
 class _ProgressHook(Hook):  # type: ignore[misc]
-    """A hook that reports each optimizer step, with the mean loss over the last steps (at most a tenth of all)."""
+    """Hook that reports each optimizer step with the mean loss over the most recent steps.
+
+    The mean covers up to a tenth of the steps of the training.
+    """
 
     def __init__(self, say: Callable[[Progress], None], batches: int) -> None:
         self._say = say
