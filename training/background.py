@@ -15,13 +15,20 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
     """Yield a group of tasks that run beside the block; the block ends when all of them have ended.
 
     If the block or a task fails, the others are cancelled, and the first error is raised (`asyncio.TaskGroup` raises an
-    exception group).
+    exception group). A cancellation from outside takes precedence over the errors that it causes.
     """
+    own: Exception | None = None
     try:
         async with asyncio.TaskGroup() as group:
-            yield group
+            try:
+                yield group
+            except Exception as error:
+                own = error
+                raise
     except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+        if (task := asyncio.current_task()) and task.cancelling():
+            raise asyncio.CancelledError from None
+        raise (own or errors.exceptions[0]) from None
 
 
 async def uninterrupted(work: Coroutine[Any, Any, Result]) -> Result:

@@ -76,7 +76,7 @@ class Evaluation:
 
         Meanwhile, the taste test runs, which does not need the merged model, and the judge prepares itself. The
         candidate's engine is started after the test or, if there is room for it beside the test, once the model is
-        merged; the test then waits for the live model's answers, so that no more than two jobs compute at once.
+        merged; the test then waits for the live model's answers, so that fewer jobs compute at once.
 
         Raises:
             TrainingError: A job failed, or the live model has changed since the selection.

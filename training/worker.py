@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Final, TypeVar
 
 from inference.process import stack_dump
@@ -67,17 +68,23 @@ _POLL_SECONDS: Final = 0.02
 _REPORT_SECONDS: Final = 10.0
 
 
-def wait_for(file: Path, say: Say) -> None:
+def wait_for(file: Path, say: Say, stopped: Event | None = None) -> bool:
     """Wait until another process has written a file atomically, and report every ten seconds that this worker is alive.
 
     If the other process fails, the parent ends this worker.
+
+    Returns:
+        Whether the file exists: False if `stopped` was set before.
     """
     reported = time.monotonic()
     while not file.exists():
+        if stopped is not None and stopped.is_set():
+            return False
         time.sleep(_POLL_SECONDS)
         if time.monotonic() - reported > _REPORT_SECONDS:
             reported = time.monotonic()
             say(Progress("waiting"))
+    return True
 
 
 def rank() -> int:

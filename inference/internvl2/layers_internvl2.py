@@ -91,21 +91,30 @@ class LongRope(nn.Module):
 
     The factors are described in arXiv 2402.13753 (LongRoPE). transformers' own embedding, `rope`, uses the long
     factors if any position in a call is `short_length` or above, so it would rotate the parts of one sequence
-    differently. If `long` is set, all calls use the long factors.
+    differently. If `long` is set, all calls use the long factors; if it is a tensor [B, N], those positions do for
+    which it is true.
     """
 
     def __init__(self, rope: nn.Module, short_length: int) -> None:
         super().__init__()
         self.rope = rope
         self.short_length = short_length
-        self.long = False
+        self.long: bool | Tensor = False
 
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scaled cosine and sine for positions [B, N], each as [B, N, head size] in the type of `x`."""
-        if self.long:
+        if isinstance(self.long, bool):
+            return self._rotation(x, position_ids, self.long)
+        long = self._rotation(x, position_ids, True)
+        short = self._rotation(x, position_ids.clamp(max=self.short_length - 1), False)
+        cos, sin = (torch.where(self.long[..., None], *each) for each in zip(long, short, strict=True))
+        return cos, sin
+
+    def _rotation(self, x: Tensor, position_ids: Tensor, long: bool) -> tuple[Tensor, Tensor]:
+        if long:
             position_ids = torch.cat([position_ids, torch.full_like(position_ids[:, :1], self.short_length)], dim=1)
         cos, sin = self.rope(x, position_ids)
-        return (cos[:, :-1], sin[:, :-1]) if self.long else (cos, sin)
+        return (cos[:, :-1], sin[:, :-1]) if long else (cos, sin)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

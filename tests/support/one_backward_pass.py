@@ -43,6 +43,7 @@ def main(folder: Path, targets: str) -> None:
             "pixel_values": torch.randn(1, 16, model.model.mlp1[0].normalized_shape[0]),
             "pictures": ("picture",),
             "pictures_end": 17,
+            "long": False,
         }
         model(**collate([sample]))["loss"].backward()
     gradients = [each.grad for each in model.parameters() if each.requires_grad]

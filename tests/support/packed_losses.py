@@ -85,6 +85,7 @@ def main(base: str, folder: Path, checkpointing: bool) -> None:
                 "tokens": together["input_ids"].numel(),
                 "alone": sum(len(each["input_ids"]) for each in samples),
                 "pictures": len(together["pixel_values"]),
+                "long": sum(each["long"] for each in samples),
                 "targets": [len(each) for each in packed] == [len(each) for each in alone],
                 "loss": max(float((one - two).abs().max()) for one, two in zip(packed, alone, strict=True)),
                 "gradient": max(

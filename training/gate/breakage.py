@@ -33,7 +33,7 @@ CHANCE: Final = 0.01
 """The error rate of each test."""
 
 MOST_BROKEN: Final = 0.01
-"""The largest share of broken answers that a model may give beyond those of the live model."""
+"""The largest share of broken answers that a model may give if the live model gives fewer."""
 
 LONGEST: Final = 5.0
 """The largest mean length of a model's answers, as a multiple of the live model's."""
@@ -79,7 +79,7 @@ def measure(live: AnsweredQuestions, candidate: AnsweredQuestions) -> Drift:
 def reasons(drift: Drift) -> list[Reason]:
     """Return the reasons why the candidate's answers count as broken."""
     found = []
-    too_many = drift.broken - drift.live_broken > MOST_BROKEN * drift.answers
+    too_many = drift.live_broken < drift.broken > MOST_BROKEN * drift.answers
     if too_many or drift.broken_chance < CHANCE:
         found.append(Reason("{number} of its answers are empty or repeat themselves", number=drift.broken))
     times = drift.length / max(drift.live_length, SENTENCE)

@@ -15,8 +15,10 @@ import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Final
 
 from storage.translatable_reason import Reason, join
@@ -80,10 +82,12 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
         wait((differing,))  # transformers 4.57's lazy imports fail if two threads import at once
         return True
 
-    with Examinations.of(job) as examinations, ThreadPoolExecutor() as background:
-        replying = background.submit(_replies, folder, job.engines, of_live)
+    ended = Event()
+    with Examinations.of(job) as examinations, ThreadPoolExecutor() as background, ExitStack() as stack:
+        stack.callback(ended.set)  # after an error, no thread waits any longer
+        replying = background.submit(_replies, folder, job.engines, of_live, ended)
         background.submit(run_comparison_sheet.prepare, shown, images)
-        background.submit(_draw_gains, folder)
+        drawing = background.submit(_draw_gains, folder, ended)
         examinations.prepare(job.system)
         wait_for(folder / CANDIDATE, say)
         begun, ready = time.monotonic(), Candidate.read(folder / CANDIDATE)
@@ -113,22 +117,24 @@ def evaluate(job: EvaluationJob, say: Say) -> Outcome:
     report = replace(report, seconds=ready.spent + time.monotonic() - begun, effort=ready.effort)
     report.write(folder / REPORT)
     try:
+        drawing.result()
         run_comparison_sheet.write(job, report, shown, old, new)
     except Exception:  # noqa: BLE001 - a missing sheet must not discard hours of training
         traceback.print_exc()
     return Outcome(ok=True)
 
 
-def _replies(folder: Path, engines: Sequence[RunningEngine], asked: Sequence[ModelQuestion]) -> list[str | None]:
+def _replies(
+    folder: Path, engines: Sequence[RunningEngine], asked: Sequence[ModelQuestion], ended: Event
+) -> list[str | None]:
     """Ask the live model's engines, once no other job asks them; the rest of their capacity is for users."""
-    wait_for(folder / TASTE, ignore)
+    if not all(wait_for(folder / each, ignore, ended) for each in (CANDIDATE, TASTE)):
+        return []
     return RemoteModels(engines).answers(asked, lambda *_: None)
 
 
-def _draw_gains(folder: Path) -> None:
-    wait_for(folder / TASTE, ignore)
-    taste = Taste.read(folder / TASTE)
-    if taste.answers:
+def _draw_gains(folder: Path, ended: Event) -> None:
+    if wait_for(folder / TASTE, ignore, ended) and (taste := Taste.read(folder / TASTE)).answers:
         draw_gains(taste, folder / GAINS)
 
 

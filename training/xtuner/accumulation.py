@@ -30,8 +30,8 @@ class StepSampler(Sampler[int]):
 
     The dataset contains the same rows `passes` times, and each pass, in a new random order, is complete before the
     next begins. Samples about the same pictures follow one another, because a batch computes their common tokens
-    only once (`training.xtuner.packing`); but so that a step learns from several pictures, at most half of its
-    samples follow one another in this way.
+    only once (`training.xtuner.packing`); but so that a step learns from several pictures, the samples about one
+    picture are divided into parts of at most half a step, and the parts are shuffled.
 
     Attributes:
         begin: The number of this process's samples to skip.
@@ -58,7 +58,7 @@ class StepSampler(Sampler[int]):
         # The last step is filled with samples from the beginning.
         order += islice(cycle(order), self._steps * size - len(order))
         steps = (self._largest_first(order[first : first + size]) for first in range(0, len(order), size))
-        own = (step[get_rank() * self._own :][: self._own] for step in steps)
+        own = (step[get_rank() :: get_world_size()] for step in steps)
         yield from islice(chain.from_iterable(own), self.begin, None)
 
     def _pass(self, most: int, random: Random) -> Iterator[int]:

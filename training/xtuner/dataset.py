@@ -85,10 +85,11 @@ class LessonDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return a sample: token IDs, labels, and features [T, tokens, width] or tiles [T, 3, S, S].
 
-        It also has the names of its pictures, and the number of tokens up to the end of the last picture.
+        It also has the names of its pictures, the number of tokens up to the end of the last picture, and whether the
+        model computes it as a long one.
 
         For KTO and DPO, a sample also has its row number, whether the answer is liked, whether a rejected answer
-        is known, and `other_ids` and `other_labels`, which encode the same prompt with another answer. For KTO,
+        is known, and `other_ids`, `other_labels` and `other_long` for the same prompt with another answer. For KTO,
         the other answer comes from another row. For DPO, it is the rejected answer, or the same answer again if
         no rejected one is known.
 
@@ -102,6 +103,7 @@ class LessonDataset(Dataset[dict[str, Any]]):
             "pixel_values": self._pixel_values(lesson),
             "pictures": lesson.pictures,
             "pictures_end": self._encoder.pictures_end(encoded),
+            "long": self._encoder.is_long(encoded),
         }
         if self._objective == "sft":
             return sample
@@ -118,6 +120,7 @@ class LessonDataset(Dataset[dict[str, Any]]):
             "paired": lesson.rejected is not None,
             "other_ids": encoded.input_ids,
             "other_labels": encoded.labels,
+            "other_long": self._encoder.is_long(encoded),
         }
 
     def _lesson(self, index: int) -> Lesson:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from inference.chat_format.template import pictures, render, render_answer
 from inference.chat_format.token_ids import token_ids
 from inference.images.opening import open_picture
+from inference.internvl2.configuration_internvl2 import InternVLChatConfig
 from inference.internvl2.families import family_of
 from inference.internvl2.tile_grid import Tiling
 from inference.internvl2.tiles import pixel_values, tiles
@@ -68,6 +69,7 @@ class Encoder:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         self.family = family_of(config)
         self.tiling = Tiling.from_config(config, tiles)
+        self._short_length = InternVLChatConfig.from_pretrained(directory).short_length
         self.feature_width = int(config["vision_config"]["hidden_size"] / config["downsample_ratio"] ** 2)
 
     def prompt_ids(self, lesson: Lesson, until: int | None = None) -> list[int]:
@@ -127,6 +129,10 @@ class Encoder:
         if placeholders != features:
             raise RowError(f"{where}: {placeholders} picture tokens in the text for {features} picture features")
         return encoded
+
+    def is_long(self, encoded: Encoded) -> bool:
+        """Return whether the model computes the conversation with the rotary factors for long ones (Phi-3)."""
+        return self._short_length is not None and len(encoded.input_ids) > self._short_length
 
     def pictures_end(self, encoded: Encoded) -> int:
         """Return the number of tokens up to the end of the last picture, or 0 if there are no pictures."""

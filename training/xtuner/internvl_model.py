@@ -146,6 +146,8 @@ class InternVL2(InternVL_V1_5):
         """
         config = self._language.config
         groups = config.num_attention_heads // config.num_key_value_heads
+        if self.model.config.short_length is not None:
+            self._language.model.rotary_emb.long = packed["long"]
         with self._language_context:
             embeds = self.model.embed(packed["input_ids"], features).to(frozen_dtype())
             embeddings = self._language.get_input_embeddings()

@@ -9,7 +9,7 @@ shared tokens have one mask.)
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any, Final, NamedTuple
 
@@ -24,6 +24,9 @@ from training.xtuner.encoding import IGNORE_INDEX
 
 _MULTIPLE: Final = 128
 """What sequences' lengths are rounded up to. cuDNN prepares for every new length, which takes 0.13 s on an H200."""
+
+_MOST_RESTS: Final = 2048
+"""The maximum number of tokens that the samples of a group do not share. The mask grows with the square of it."""
 
 _FOR_MASKS: Final = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
 """The implementations of attention with a mask. cuDNN would compile a kernel for every new shape, for 2 s."""
@@ -45,45 +48,58 @@ def pack(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Pack samples of a `LessonDataset` into one sequence of N tokens.
 
     Returns:
-        `input_ids`, `labels`, `position_ids` and `sample_ids` (the position of each token's sample in
-        `samples`), all [1, N]; `prefixes`, the `SharedPrefix` of each group of samples; and `pixel_values`, each
-        group's tiles or features.
+        `input_ids`, `labels`, `position_ids`, `long` (whether a token's sample is computed as a long one) and
+        `sample_ids` (the position of each token's sample in `samples`), all [1, N]; `prefixes`, the `SharedPrefix`
+        of each group of samples; and `pixel_values`, each group's tiles or features.
     """
-    groups = defaultdict[Any, list[int]](list)
-    for number, each in enumerate(samples):
-        end = each["pictures_end"]
-        # Answers that are learned before the last picture are not shared, so neither is the picture.
-        alone = not end or any(label != IGNORE_INDEX for label in each["labels"][: end + 1])
-        groups[each["pictures"], tuple(each["input_ids"][:end]), number if alone else None].append(number)
-    ids: list[int] = []
-    labels: list[int] = []
-    positions: list[int] = []
-    owners: list[int] = []
+    sequences = defaultdict[str, list[Any]](list)
     prefixes = []
 
     def add(number: int, first: int, last: int | None = None) -> int:
         sample = samples[number]
         added = sample["input_ids"][first:last]
-        ids.extend(added)
+        sequences["input_ids"] += added
         # The first token of a part is predicted by none of the part's own tokens.
-        labels.extend([IGNORE_INDEX, *sample["labels"][first:last][1:]])
-        positions.extend(range(first, first + len(added)))
-        owners.extend([number] * len(added))
+        sequences["labels"] += [IGNORE_INDEX, *sample["labels"][first:last][1:]]
+        sequences["position_ids"] += range(first, first + len(added))
+        sequences["long"] += [sample["long"]] * len(added)
+        sequences["sample_ids"] += [number] * len(added)
         return len(added)
 
-    for members in groups.values():
+    groups = list(_groups(samples))
+    for members, shared in groups:
         if len(members) == 1:
             prefixes.append(SharedPrefix(add(members[0], 0)))
-            continue
-        shared = shared_length([samples[each] for each in members])
-        add(members[0], 0, shared)
-        prefixes.append(SharedPrefix(shared, tuple(add(each, shared) for each in members)))
-    sequences = {"input_ids": ids, "labels": labels, "position_ids": positions, "sample_ids": owners}
+        else:
+            add(members[0], 0, shared)
+            prefixes.append(SharedPrefix(shared, tuple(add(each, shared) for each in members)))
     return {
         **{name: torch.tensor([each]) for name, each in sequences.items()},
         "prefixes": prefixes,
-        "pixel_values": [samples[members[0]]["pixel_values"] for members in groups.values()],
+        "pixel_values": [samples[members[0]]["pixel_values"] for members, _ in groups],
     }
+
+
+def _groups(samples: Sequence[dict[str, Any]]) -> Iterator[tuple[list[int], int]]:
+    """Yield the numbers of samples to compute together, and how many tokens they share."""
+    candidates = defaultdict[Any, list[int]](list)
+    for number, each in enumerate(samples):
+        end = each["pictures_end"]
+        # Answers that are learned before the last picture are not shared, so neither is the picture.
+        alone = not end or any(label != IGNORE_INDEX for label in each["labels"][: end + 1])
+        key = each["pictures"], each["long"], tuple(each["input_ids"][:end]), number if alone else None
+        candidates[key].append(number)
+    for numbers in candidates.values():
+        shared = shared_length([samples[each] for each in numbers])
+        members, rest = list[int](), 0
+        for number in numbers:
+            own = len(samples[number]["input_ids"]) - shared
+            if members and rest + own > _MOST_RESTS:
+                yield members, shared
+                members, rest = [], 0
+            members.append(number)
+            rest += own
+        yield members, shared
 
 
 def shared_length(samples: Sequence[dict[str, Any]]) -> int:

@@ -30,7 +30,8 @@ def collate_answers(samples: Sequence[dict[str, Any]], objective: Literal["kto",
     are in `labels`, then all rejected ones, whose target tokens are in `other_labels`. For KTO, the second answers
     are in a packed batch of their own, `other`.
     """
-    others = [{**each, "input_ids": each["other_ids"], "labels": each["other_labels"]} for each in samples]
+    names = {"input_ids": "other_ids", "labels": "other_labels", "long": "other_long"}
+    others = [{**each, **{name: each[other] for name, other in names.items()}} for each in samples]
     if objective == "dpo":
         data = pack([*samples, *others])
         chosen, labels = data["sample_ids"] < len(samples), data["labels"]

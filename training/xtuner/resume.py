@@ -135,9 +135,14 @@ def adopt_checkpoints(job: Job, earlier: Iterable[Path]) -> bool:
     return adopted
 
 
+_ORDER: Final = 2
+"""The version of the order of samples (`StepSampler`). A checkpoint counts the samples of one order."""
+
+
 def fingerprint(job: Job) -> str:
     """Return a hash of everything that determines the weights produced by a job."""
     values = {name: value for name, value in asdict(job).items() if name not in _NOT_COMPARED}
+    values["order"] = _ORDER
     if job.recipe:
         values["split"] = job.split  # the schedule of a user's configuration may count batches
     if job.deepspeed:
