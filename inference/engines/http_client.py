@@ -10,10 +10,10 @@ from typing import Final
 
 import httpx
 import openai
-from openai.types import CompletionUsage
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from inference.engines.chat_request import ChatRequests
+from inference.engines.chunk_reader import COMPLETE, ChunkReader
 from inference.engines.http_errors import translated
 from inference.engines.reported_metrics import read_metrics
 from inference.images.sample_picture import sample_picture
@@ -27,7 +27,6 @@ from inference.messages import (
     Role,
     Sampling,
     Turn,
-    Usage,
 )
 
 _CONNECT_SECONDS: Final = 5.0
@@ -41,9 +40,6 @@ _PROBE: Final = Sampling(temperature=0, max_new_tokens=4)
 
 _WHOLE_ANSWER: Final = 10
 """The maximum time for an answer that is not streamed, as a multiple of the maximum time without a token."""
-
-_COMPLETE: Final = ("stop", "length")
-"""The finish reasons of complete answers."""
 
 _ERRORS: Final = (openai.OpenAIError, httpx.HTTPError, TimeoutError, ValueError)
 
@@ -129,7 +125,7 @@ class HttpEngine:
         timeout = self._token_timeout if token_timeout is None else token_timeout
         clock = asyncio.get_running_loop().time
         started = clock()
-        reader = _ChunkReader()
+        reader = ChunkReader()
         first_token: float | None = None
         stream: openai.AsyncStream[ChatCompletionChunk] | None = None
         deadline = started + timeout
@@ -184,7 +180,7 @@ class HttpEngine:
             raise EngineCrashed("The engine sent no answer.")
         self._check_model(completion.model)
         choice = completion.choices[0]
-        if choice.finish_reason not in _COMPLETE:
+        if choice.finish_reason not in COMPLETE:
             raise EngineCrashed(f"The engine ended its answer with {choice.finish_reason!r}.")
         return choice.message.content or ""
 
@@ -252,54 +248,3 @@ class HttpEngine:
         async for model in self._client.models.list():
             return model.id
         raise EngineUnavailable(f"The server at {self.base_url} lists no model: load one there.")
-
-
-class _ChunkReader:
-    """Collector of the text, usage and finish reason from one stream of OpenAI's chat completion chunks."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.usage = Usage()
-        self._finish: str | None = None
-        self._model: str | None = None
-
-    def read(self, chunk: ChatCompletionChunk) -> str:
-        """Read a chunk and return its text, which may be empty.
-
-        Raises:
-            EngineCrashed: The chunk names a different model than earlier chunks.
-        """
-        if self._model not in (None, chunk.model):
-            raise EngineCrashed(f"The engine's model changed from {self._model!r} to {chunk.model!r} mid-answer.")
-        self._model = chunk.model
-        if chunk.usage is not None:
-            self.usage = _usage(chunk.usage)
-        text = ""
-        for choice in chunk.choices or ():
-            self._finish = choice.finish_reason or self._finish
-            text += (choice.delta.content if choice.delta else None) or ""
-        if text:
-            self.texts.append(text)
-        return text
-
-    def finish_reason(self) -> str:
-        """Return the finish reason, "stop" or "length".
-
-        Raises:
-            EngineCrashed: The answer ended in another way, including "abort": a client that aborts an answer does
-                not read its end.
-        """
-        if self._finish in _COMPLETE:
-            return self._finish
-        raise EngineCrashed(f"The engine ended its answer after {len(self.texts)} pieces ({self._finish}).")
-
-
-def _usage(usage: CompletionUsage) -> Usage:
-    """Convert the usage, including `encoded_tiles`, which is an extension of the bot's own engines."""
-    details = usage.prompt_tokens_details
-    return Usage(
-        prompt_tokens=usage.prompt_tokens or 0,
-        completion_tokens=usage.completion_tokens or 0,
-        cached_tokens=(details.cached_tokens if details else None) or 0,
-        encoded_tiles=(usage.model_extra or {}).get("encoded_tiles", 0),
-    )
