@@ -198,7 +198,7 @@ class Candidate(Record):
     """A candidate that is ready to answer questions, and the run so far.
 
     Attributes:
-        engines: The engines that answer for models, which replace those of the `EvaluationJob`.
+        engines: The engines that serve the models, in place of those in the `EvaluationJob`.
         effort: The training data and resources that the run used, for the report and the sheet.
         tested: The number of the evaluation's steps that earlier jobs have completed.
         spent: The number of seconds that the evaluation has already taken.

@@ -66,7 +66,7 @@ TASTE: Final = "evidence.json"
 """The evidence of the taste test."""
 
 CANDIDATE: Final = "candidate.json"
-"""What the evaluation must know about the candidate, written once the candidate's engine has been started."""
+"""The `Candidate` that the evaluation waits for, written once the candidate's engine has been started."""
 
 REPORT: Final = "report.json"
 """The report of the evaluation."""

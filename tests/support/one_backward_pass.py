@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from inference.internvl2.tiny import CHECKPOINT
+from tests.support.adapted_model import adapted_model
 from tests.support.lessons import drawn_job
-from training.run_folder import BASE
 from training.xtuner.distributed import process_group
 from training.xtuner.encoding import IGNORE_INDEX
 from training.xtuner.finetune import prepare_data
-from training.xtuner.internvl_model import InternVL2
 from training.xtuner.packing import collate
 
 
@@ -26,14 +24,7 @@ def main(folder: Path, targets: str) -> None:
     job = drawn_job(folder, 1, base=str(CHECKPOINT))
     prepare_data(job)
     with process_group(gpu=False):
-        model: Any = InternVL2(
-            model_path=str(Path(job.work) / BASE),
-            projector=False,
-            freeze_llm=True,
-            freeze_visual_encoder=True,
-            quantization_llm=False,
-            llm_lora={"type": "peft.LoraConfig", "r": 4, "target_modules": [targets], "task_type": "CAUSAL_LM"},
-        ).train()
+        model = adapted_model(job, [targets], projector=False)
         hidden: list[torch.Tensor] = []
         model._language.model.norm.register_forward_hook(lambda _module, _inputs, output: hidden.append(output))
         ids = [1, *([model.model.img_context_token_id] * 16), 70, 71, 72]

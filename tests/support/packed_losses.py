@@ -14,14 +14,13 @@ from typing import Any
 import torch
 
 from inference.messages import Role, Turn
+from tests.support.adapted_model import adapted_model
 from tests.support.lessons import drawn_job, drawn_lessons
 from training.data.llava import write_rows
-from training.run_folder import BASE
 from training.xtuner.config_file import dataset
 from training.xtuner.dataset import LessonDataset
 from training.xtuner.distributed import process_group
 from training.xtuner.finetune import prepare_data
-from training.xtuner.internvl_model import InternVL2
 from training.xtuner.packing import pack
 
 
@@ -52,14 +51,7 @@ def main(base: str, folder: Path, checkpointing: bool) -> None:
     write_lessons(job)
     mixture = prepare_data(job)
     with process_group(gpu=False):
-        model: Any = InternVL2(
-            model_path=str(Path(job.work) / BASE),
-            checkpointing=checkpointing,
-            freeze_llm=True,
-            freeze_visual_encoder=True,
-            quantization_llm=False,
-            llm_lora={"type": "peft.LoraConfig", "r": 4, "target_modules": None, "task_type": "CAUSAL_LM"},
-        ).train()
+        model = adapted_model(job, None, checkpointing=checkpointing)
         options = dataset(job, repeats=1, max_length=job.max_length)
         del options["type"]
         rows = LessonDataset(**options, features=str(folder / "none"))

@@ -43,7 +43,7 @@ class FakeTrainer:
     Attributes:
         fails: The name of the step that fails.
         hangs: The name of the step that waits until it is cancelled or `over` is set.
-        candidate: What the last evaluation was told about its candidate.
+        candidate: The candidate of the last evaluation.
     """
 
     fails: str = ""
@@ -72,10 +72,10 @@ class FakeTrainer:
                 step = "taste"
             case EvaluationJob():
                 step = "evaluate"
-                told = Path(job.work) / CANDIDATE
-                while not told.exists():
+                file = Path(job.work) / CANDIDATE
+                while not file.exists():
                     await asyncio.sleep(0.01)
-                self.candidate = Candidate.read(told)
+                self.candidate = Candidate.read(file)
                 self.report.write(Path(job.work) / REPORT)
         if step == self.hangs:
             self.hanging.set()

@@ -69,7 +69,7 @@ class Encoder:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         self.family = family_of(config)
         self.tiling = Tiling.from_config(config, tiles)
-        self._short_length = InternVLChatConfig.from_pretrained(directory).short_length
+        self._short_length = InternVLChatConfig.from_dict(config).short_length
         self.feature_width = int(config["vision_config"]["hidden_size"] / config["downsample_ratio"] ** 2)
 
     def prompt_ids(self, lesson: Lesson, until: int | None = None) -> list[int]:

@@ -23,7 +23,7 @@ from inference.internvl2.layers_internvl2 import attend
 from training.xtuner.encoding import IGNORE_INDEX
 
 _MULTIPLE: Final = 128
-"""What sequences' lengths are rounded up to. cuDNN prepares for every new length, which takes 0.13 s on an H200."""
+"""Sequence lengths are rounded up to a multiple of this. For every new length, cuDNN takes 0.13 s on an H200."""
 
 _MOST_RESTS: Final = 2048
 """The maximum number of tokens that the samples of a group do not share. The mask grows with the square of it."""

@@ -118,13 +118,18 @@ class PreferenceModel(InternVL2):
 
     def _both_answers(self, data: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Return the log-probabilities of the chosen and the rejected answers of a DPO batch, each [B]."""
-        labels = data["labels"].maximum(data["other_labels"])
-        chosen, rejected = self._answer_log_probabilities({**data, "labels": labels}, 2 * len(data["row"])).chunk(2)
+        both = {
+            **data,
+            "labels": data["labels"].maximum(data["other_labels"]),
+            "pixel_values": data.pop("pixel_values"),
+        }
+        chosen, rejected = self._answer_log_probabilities(both, 2 * len(data["row"])).chunk(2)
         return chosen, rejected
 
     def _answer_log_probabilities(self, packed: dict[str, Any], answers: int) -> Tensor:
         """Return the log-probability of each sample's target tokens taken together, [answers]."""
-        losses = self.token_losses(packed, self.picture_features(packed["pixel_values"]))
+        # Popped, so that the memory of the tiles is free before the language model runs.
+        losses = self.token_losses(packed, self.picture_features(packed.pop("pixel_values")))
         owners = packed["sample_ids"][:, 1:][packed["labels"][:, 1:] != IGNORE_INDEX]
         return -losses.new_zeros(answers).index_add(0, owners, losses)
 
@@ -160,9 +165,11 @@ class PreferenceLoop(StepLoop):
         model = self.model
         if model.objective != "kto":
             return
+        # Only this estimate needs the other answers, so they are not moved to the device again for the step.
+        others = ({"data": {"other": each["data"].pop("other"), "row": each["data"]["row"]}} for each in batches)
         with without_dropout(model):
             ratios = [
-                model.other_answers(data) - model.reference[data["row"], 1] for data in map(self._on_device, batches)
+                model.other_answers(data) - model.reference[data["row"], 1] for data in map(self._on_device, others)
             ]
         # Every process has the same number of samples.
         mean = torch.cat(ratios).mean()
