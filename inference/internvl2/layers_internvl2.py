@@ -30,12 +30,12 @@ class RMSNorm(nn.Module):
 def rotation(config: InternLM2Config, position_ids: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Return the cosine and sine of the rotary position embedding, each as float32 [B, N, head size].
 
-    The argument `length` counts all positions, including cached ones and, in a packed batch, those of all samples. The
-    scaling "linear" divides positions
-    by the factor; "dynamic" (NTK-aware) raises the base once the longest sequence exceeds the maximum,
-    `max_position_embeddings`: base · (factor · longest / maximum − (factor − 1)) ^ (d / (d − 2)), where d is
-    the head size. The base depends only on the positions of the current call; cached keys keep the rotation
-    of the call that computed them, as in the official code. The embedding is described in arXiv 2104.09864.
+    The argument `length` counts all positions, including cached ones and, in a packed batch, those of all samples.
+    The scaling "linear" divides positions by the factor; "dynamic" (NTK-aware) raises the base once the longest
+    sequence exceeds the maximum, `max_position_embeddings`:
+    base · (factor · longest / maximum − (factor − 1)) ^ (d / (d − 2)), where d is the head size. The base depends
+    only on the positions of the current call; cached keys keep the rotation of the call that computed them, as in the
+    official code. The embedding is described in arXiv 2104.09864.
     """
     size = config.hidden_size // config.num_attention_heads
     base = float(config.rope_theta)

@@ -62,11 +62,12 @@ def main(base: str, folder: Path, checkpointing: bool) -> None:
                 torch.nn.init.normal_(each, std=0.02)  # otherwise lora_A has no gradient
 
         def losses(batch: dict[str, Any]) -> list[torch.Tensor]:
-            found = model.token_losses(batch, model.picture_features(batch["pixel_values"]))
+            found = model.token_losses(batch)
             owners = batch["sample_ids"][:, 1:][batch["labels"][:, 1:] != -100]
             return [found[owners == number] for number in range(int(owners.max()) + 1)]
 
         together = pack(samples)
+        pictures = len(together["pixel_values"])
         packed = losses(together)
         gradients = torch.autograd.grad(torch.cat(packed).sum(), trained)
         alone = [losses(pack([each]))[0] for each in samples]
@@ -76,7 +77,7 @@ def main(base: str, folder: Path, checkpointing: bool) -> None:
             {
                 "tokens": together["input_ids"].numel(),
                 "alone": sum(len(each["input_ids"]) for each in samples),
-                "pictures": len(together["pixel_values"]),
+                "pictures": pictures,
                 "long": sum(each["long"] for each in samples),
                 "targets": [len(each) for each in packed] == [len(each) for each in alone],
                 "loss": max(float((one - two).abs().max()) for one, two in zip(packed, alone, strict=True)),

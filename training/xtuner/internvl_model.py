@@ -120,30 +120,27 @@ class InternVL2(InternVL_V1_5):
         return use_fused_layers(super()._parse_lora_config(lora_config))
 
     def forward(self, data: dict[str, Any], data_samples: Any = None, mode: str = "loss") -> dict[str, Tensor]:
-        """Return the mean loss over the target tokens of a batch from `training.xtuner.packing.collate`.
+        """Return the mean loss over the target tokens of a batch from `training.xtuner.packing.collate`."""
+        return {"loss": self.token_losses(data).mean()}
 
-        In `pixel_values`, each group of samples that share their pictures has either tiles [T, 3, S, S] or the
-        vision tower's features [T, tokens, width].
+    def _picture_features(self, pixel_values: Iterable[Tensor]) -> Tensor:
+        """Return the projected features of all pictures in order, [T, tokens, width]."""
+        seen = torch.cat([self._vision_features(each) for each in pixel_values])
+        with self._projector_context:
+            return self._project(seen)
+
+    def token_losses(self, packed: dict[str, Any]) -> Tensor:
+        """Return the negative log-likelihood of each target token of a packed batch in order, [targets] float32.
+
+        The batch's `pixel_values`, which this method removes, are either tiles [T, 3, S, S] or the vision tower's
+        features [T, tokens, width] for each group of samples that share their pictures.
 
         Raises:
             ValueError: The number of features differs from the number of picture tokens. (XTuner's own class
                 only prints a warning, and the features end up in the wrong places.)
         """
         # Popped, so that the memory of the tiles is free before the language model runs.
-        features = self.picture_features(data.pop("pixel_values"))
-        return {"loss": self.token_losses(data, features).mean()}
-
-    def picture_features(self, pixel_values: Iterable[Tensor]) -> Tensor:
-        """Return the projected features of all pictures in order, [T, tokens, width]."""
-        seen = torch.cat([self._vision_features(each) for each in pixel_values])
-        with self._projector_context:
-            return self._project(seen)
-
-    def token_losses(self, packed: dict[str, Any], features: Tensor) -> Tensor:
-        """Return the negative log-likelihood of each target token of a packed batch in order, [targets] float32.
-
-        `features` are those of its pictures, [T, tokens, width].
-        """
+        features = self._picture_features(packed.pop("pixel_values"))
         config = self._language.config
         groups = config.num_attention_heads // config.num_key_value_heads
         if self.model.config.short_length is not None:

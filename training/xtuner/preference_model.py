@@ -128,8 +128,7 @@ class PreferenceModel(InternVL2):
 
     def _answer_log_probabilities(self, packed: dict[str, Any], answers: int) -> Tensor:
         """Return the log-probability of each sample's target tokens taken together, [answers]."""
-        # Popped, so that the memory of the tiles is free before the language model runs.
-        losses = self.token_losses(packed, self.picture_features(packed.pop("pixel_values")))
+        losses = self.token_losses(packed)
         owners = packed["sample_ids"][:, 1:][packed["labels"][:, 1:] != IGNORE_INDEX]
         return -losses.new_zeros(answers).index_add(0, owners, losses)
 
