@@ -26,11 +26,12 @@ from pathlib import Path
 import numpy as np
 
 from training.evidence.combining import bonferroni, spent_alpha
-from training.evidence.facts import LOOKS, decided
+from training.evidence.non_inferiority import decided
 from training.evidence.proportions import wilson_interval
 from training.evidence.sequential import ENOUGH, HORIZON_VOTES, betting_path
 from training.evidence.sequential import MARGIN as CANARY_MARGIN
 from training.evidence.taste_tests import Labelled, Ranked, permutation_p_value, rank_p_value
+from training.gate.factual_set import LOOKS
 
 MARGIN = 0.02
 """Share of facts that may be lost."""

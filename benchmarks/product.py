@@ -7,11 +7,12 @@ The emulator in this process replaces Telegram. Each simulated user sends photos
 two follow-ups about each, and votes. A model with random weights seldom ends an answer, so votes alone
 would give little training data; therefore the users, all of them admins, also correct answers. Then one sends
 `/retrain` and, when the run has ended, `/promote`. The bot may ask for confirmation, or refuse if the model
-gives malformed answers, as random weights do that have learned much; with `--knobs '{"epochs": 2, "learning_rate":
-1e-7}'` they change little. All users keep chatting until `--after` seconds after that. A run that has not ended
-after `--limit` seconds is abandoned, and the measurements up to then are printed.
+gives more malformed answers than the live one. Random weights that have learned much do; with `--knobs '{"epochs": 2,
+"learning_rate": 1e-9}'` they hardly change, so chance decides, and the admin repeats both commands up to `--runs`
+times. All users keep chatting until `--after` seconds after that. A run that has not ended after `--limit` seconds
+is abandoned, and the measurements up to then are printed.
 
-The script prints JSON: the seconds that the run spent in each state, its verdict and effort, the seconds
+The script prints JSON: for each run the seconds that it spent in each state, its verdict and effort, and the seconds
 until the new model's first answer, and, in each state, the wait times for the first word and for the whole answer and
 the peak GPU memory.
 """
@@ -69,8 +70,8 @@ def environment(
     return {**os.environ, **{f"THUMBTUNE_{name}": value for name, value in settings.items()}}
 
 
-async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, float], limit: float) -> Run:
-    """Wait for at most `limit` seconds until the newest run ends, and return it.
+async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, float], limit: float, last: int) -> Run:
+    """Wait for at most `limit` seconds until the newest run after run `last` ends, and return it.
 
     The seconds spent in each of its states are added to `seconds`.
     """
@@ -78,7 +79,7 @@ async def follow_run(ledger: Ledger, crowd: ProductCrowd, seconds: dict[str, flo
     while True:
         await asyncio.sleep(0.1)
         now = time.monotonic()
-        runs = await ledger.runs.latest()
+        runs = [run for run in await ledger.runs.latest() if run.id > last]
         if not runs and now - began > START_SECONDS:
             raise RuntimeError(f"no run has started: {crowd.latest(ADMIN)}")
         if runs:
@@ -100,39 +101,40 @@ async def live_model(ledger: Ledger) -> str:
 async def promote(emulator: Emulator, crowd: ProductCrowd, ledger: Ledger, model: str) -> dict[str, Any]:
     """Send /promote, confirm it if asked, and return the seconds until the model's first answer, or the refusal."""
     crowd.state = "promoting"
+    asked = crowd.last(ADMIN)
     emulator.people.writes(ADMIN, f"/promote {model}")
     began, confirmed = time.monotonic(), False
     while not (await ledger.votes.shown(model, crowd.ids))[0]:
         confirmed = confirmed or crowd.overrule()
-        refusals = [text for text in crowd.latest(ADMIN) if text.startswith(REFUSED)]
+        refusals = [text for text in crowd.latest(ADMIN, asked) if text.startswith(REFUSED)]
         if refusals or time.monotonic() - began > PROMOTION_SECONDS:
             return {"promotion refused": refusals[-1:]}
         await asyncio.sleep(0.05)
     return {"first answer after promotion": round(time.monotonic() - began, 1)}
 
 
-async def retrain(emulator: Emulator, crowd: ProductCrowd, data: Path, *, limit: float, after: float) -> dict[str, Any]:
-    """Send /retrain, wait until `after` seconds after the run's end, and return the run's measurements."""
-    async with Ledger.open(data) as ledger:
-        seconds: dict[str, float] = {}
-        emulator.people.writes(ADMIN, "/retrain")
-        began = time.monotonic()
-        ended = await follow_run(ledger, crowd, seconds, limit)
-        figures = {
-            "state": ended.state,
-            "reason": ended.reason,
-            "model": ended.model,
-            "seconds": round(time.monotonic() - began, 1),
-            "seconds by state": {name: round(value, 1) for name, value in seconds.items()},
-        }
-        if ended.state == "done":
-            report = json.loads((data / "runs" / str(ended.id) / REPORT).read_text(encoding="utf-8"))
-            figures["effort"] = report["effort"]
-        if ended.model and ended.model != await live_model(ledger):
-            figures |= await promote(emulator, crowd, ledger, ended.model)
-        crowd.state = "after"
-        await asyncio.sleep(after)
-        return {"run": figures, "counts": await ledger.counts.totals()}
+async def retrain(
+    emulator: Emulator, crowd: ProductCrowd, ledger: Ledger, data: Path, *, limit: float, last: int
+) -> dict[str, Any]:
+    """Send /retrain and, if a model is made and not yet live, /promote; return the measurements."""
+    seconds: dict[str, float] = {}
+    emulator.people.writes(ADMIN, "/retrain")
+    began = time.monotonic()
+    ended = await follow_run(ledger, crowd, seconds, limit, last)
+    figures = {
+        "run": ended.id,
+        "state": ended.state,
+        "reason": ended.reason,
+        "model": ended.model,
+        "seconds": round(time.monotonic() - began, 1),
+        "seconds by state": {name: round(value, 1) for name, value in seconds.items()},
+    }
+    if ended.state == "done":
+        report = json.loads((data / "runs" / str(ended.id) / REPORT).read_text(encoding="utf-8"))
+        figures["effort"] = report["effort"]
+    if ended.model and ended.model != await live_model(ledger):
+        figures |= await promote(emulator, crowd, ledger, ended.model)
+    return figures
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -176,7 +178,16 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         await until(enough, ANSWER_SECONDS)
         crowd.state = "alone"
         await asyncio.sleep(options.alone)
-        found |= await retrain(emulator, crowd, data, limit=options.limit, after=options.after)
+        found["runs"] = []
+        async with Ledger.open(data) as ledger:
+            for last in range(options.runs):
+                one = await retrain(emulator, crowd, ledger, data, limit=options.limit, last=last)
+                found["runs"].append(one)
+                if not one.get("promotion refused"):
+                    break
+            crowd.state = "after"
+            await asyncio.sleep(options.after)
+            found["counts"] = await ledger.counts.totals()
     finally:
         for task in tasks:
             task.cancel()
@@ -204,6 +215,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=8)
     parser.add_argument("--corrections", type=int, default=16, help="answers that the users correct")
     parser.add_argument("--answers", type=int, default=100, help="answers before the admin retrains")
+    parser.add_argument("--runs", type=int, default=1, help="the maximum number of runs until a model is promoted")
     parser.add_argument("--alone", type=float, default=15.0, help="seconds of chat before the run")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds after which a run is abandoned")
     parser.add_argument("--after", type=float, default=15.0, help="seconds of chat after the run")

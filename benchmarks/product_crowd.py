@@ -80,9 +80,9 @@ class ProductCrowd:
         """Return the ID of the newest message in the user's chat, or 0 if there is none."""
         return max(self._emulator.world.chats[person].messages, default=0)
 
-    def latest(self, person: int) -> list[str]:
-        """Return the texts of the last three messages without buttons that the bot sent to the user."""
-        return [each["text"] for each in self._messages(person, 0) if "reply_markup" not in each][-3:]
+    def latest(self, person: int, after: int = 0) -> list[str]:
+        """Return the texts of the bot's last three messages without buttons to the user, after message `after`."""
+        return [each["text"] for each in self._messages(person, after) if "reply_markup" not in each][-3:]
 
     async def _answered(self, person: int, *, follow_up: bool) -> Message:
         """Wait for the answer to the user's newest message, record the wait, and return the answer."""

@@ -36,9 +36,9 @@ from bot.chat.responder import Responder
 from bot.chat.throttling import Throttle
 from bot.config import Settings
 from bot.handlers import build_dispatcher
-from bot.handlers.apologies import Apologies
 from bot.handlers.menu import announce_commands
 from bot.handlers.request import Services
+from bot.handlers.unhandled_updates import Apologies
 from bot.i18n import Translator
 from bot.instance_lock import lock_data_folder
 from bot.live_settings import LiveSettings

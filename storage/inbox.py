@@ -16,7 +16,7 @@ from storage.base import Queries, first, transaction
 from storage.chat_records import StoredUpdate
 from storage.database import Database
 from storage.errors import IllegalTransition, StorageError, UnknownRecord
-from storage.removals import RemovalKind
+from storage.pending_removals import RemovalKind
 
 Row = tuple[int, str, str]
 """An update to store: its ID, lane and payload."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from storage.base import Queries, column, first, number, transaction
 from storage.database import Database
 from storage.inbox import ANONYMOUS_LANE
-from storage.removals import Removal, RemovalKind, add_removals, finish_removals
+from storage.pending_removals import Removal, RemovalKind, add_removals, finish_removals
 from storage.run_selections import AFFECTED, cancel_learning
 
 _IDS = "(SELECT value FROM json_each(?))"

@@ -12,8 +12,8 @@ from storage.base import Queries, first, known, transaction
 from storage.chat_records import PictureState, StoredPicture
 from storage.database import Database
 from storage.inbox import refuse_closed
+from storage.pending_removals import RemovalKind, add_removals
 from storage.people import ensure_user
-from storage.removals import RemovalKind, add_removals
 
 INSERT_PICTURE = (
     "INSERT INTO pictures(sha256, media_type, width, height, size, phash, created, state)"

@@ -102,7 +102,7 @@ class ScoringJob(AskingJob):
         curve: The image file of a loss curve for the page; empty for none.
     """
 
-    worker = ("score", "training.gate.own_questions")
+    worker = ("score", "training.gate.score_known_answers")
 
     data: str
     score: str

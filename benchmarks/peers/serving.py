@@ -1,7 +1,7 @@
 """Compare thumbtune's lmdeploy engine with other servers in picture chats on one GPU.
 
     python -m benchmarks.peers.serving --work DIR [--servers ours,stock,vllm,sglang] [--official CODE]
-        [--path vllm=SITE] [--rates 4,8,12,16]
+        [--path vllm=SITE] [--rates 4,8,12,16] [--stages]
 
 The servers start one after the other on the same GPU, with the same checkpoint, tiles, answer lengths and
 key, and with prefix caching. `stock` is lmdeploy's own server with the engine settings of `ours`. vLLM and
@@ -12,7 +12,8 @@ a copy with the official model code in CODE (the .py files of OpenGVLab/InternVL
 load.py puts each server under load: one user at a time, 8 and `--people` users at once, and then, for each
 rate, users who arrive at random. The script prints a JSON object for each server: the seconds from its
 start until it was ready, the measurements of each scenario, and the peak GPU memory. With `--trace`, the
-servers `ours` and `stock` run under traced.py, which profiles the rounds of simultaneous chats.
+servers `ours` and `stock` run under traced.py, which profiles the rounds of simultaneous chats. With `--stages`, `ours`
+runs under staged_server.py, and the medians of each stage of a question of one user are printed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import argparse
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -35,6 +37,7 @@ from inference.engines.access_key import KEY_VARIABLE, new_key
 from inference.serving.engine_launch import free_port
 
 LMDEPLOY: Final = {"stock": "benchmarks.peers.stock_server", "ours": "inference.engines.lmdeploy.server"}
+STAGED: Final = "benchmarks.peers.staged_server"
 STOCK_PREFILL: Final = 8192
 """lmdeploy's default."""
 
@@ -65,10 +68,11 @@ class ServerProcess:
             names = {"model": model, "port": port, "key": os.environ[KEY_VARIABLE]}
             line = [each.format(**names) for each in OTHERS[kind]]
         else:
-            traced = ["-m", "benchmarks.traced", str(report)] if report else ["-m"]
+            traced = ["-m", "benchmarks.traced", str(report)] if options.trace else ["-m"]
+            server = [LMDEPLOY[kind]] if options.trace or not report else [STAGED, str(report)]
             prefill = options.prefill_tokens or (STOCK_PREFILL if kind == "stock" else None)
             sizes = {"blocks": options.blocks, "batch": 64, "kv_bits": options.kv_bits, "prefill_tokens": prefill}
-            line = [*traced, LMDEPLOY[kind], "--model", str(model), "--name", "m", "--port", str(port)]
+            line = [*traced, *server, "--model", str(model), "--name", "m", "--port", str(port)]
             line += ["--settings", json.dumps(sizes)]
         path = dict(each.split("=", 1) for each in options.path).get(kind)
         log = (options.work / f"{kind}.log").open("w", encoding="utf-8")
@@ -100,7 +104,8 @@ class ServerProcess:
 
 def measure(kind: str, options: argparse.Namespace) -> dict[str, Any]:
     """Run all scenarios against a new server and return the measurements."""
-    report = options.work / f"{kind}.trace.jsonl" if options.trace and kind in LMDEPLOY else None
+    recorded = kind in LMDEPLOY if options.trace else options.stages and kind == "ours"
+    report = options.work / f"{kind}.jsonl" if recorded else None
     if report is not None:
         report.unlink(missing_ok=True)
     memory, found = Memory(), dict[str, Any]()
@@ -108,14 +113,16 @@ def measure(kind: str, options: argparse.Namespace) -> dict[str, Any]:
     try:
         found["start_seconds"] = round(server.ready(), 1)
         found["first turn"], found["follow-up"] = alone(server.url, "m", 8, 0, 32)
-        if report is not None:
+        if report is not None and options.stages:
+            found["stages"] = stages(report)
+        if report is not None and options.trace:
             server.process.send_signal(signal.SIGUSR1)
         for number in options.people:
             pause = options.pause * (1 if kind == "ours" else 2.5)
             found[f"{number} new"], found[f"{number} follow-ups"] = crowd(
                 server.url, "m", number, 1000 * number, options.tokens, pause=pause
             )
-        if report is not None:
+        if report is not None and options.trace:
             server.process.send_signal(signal.SIGUSR2)
             while not report.exists():
                 time.sleep(0.2)
@@ -129,6 +136,16 @@ def measure(kind: str, options: argparse.Namespace) -> dict[str, Any]:
     finally:
         server.end()
     return {**found, "peak_gb": round(memory.peak() / 1e9, 1)}
+
+
+def stages(report: Path) -> dict[str, dict[str, float]]:
+    """Return the median milliseconds of each stage of the first turns and the follow-ups of `alone`."""
+    questions = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
+    turns = {"first turn": questions[2::2], "follow-up": questions[3::2]}
+    return {
+        turn: {name: round(1000 * statistics.median(each[name] for each in asked), 2) for name in asked[0]}
+        for turn, asked in turns.items()
+    }
 
 
 def main() -> None:
@@ -149,7 +166,9 @@ def main() -> None:
     parser.add_argument("--rates", type=numbers, default=[], help="users arriving per second, for example 4,8,12,16")
     parser.add_argument("--seconds", type=float, default=30, help="how long users keep arriving at each rate")
     parser.add_argument("--prefill-tokens", type=int, help="for ours and stock (default: their own defaults)")
-    parser.add_argument("--trace", action="store_true")
+    recording = parser.add_mutually_exclusive_group()
+    recording.add_argument("--trace", action="store_true")
+    recording.add_argument("--stages", action="store_true")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault(KEY_VARIABLE, new_key())

@@ -11,8 +11,8 @@ in batches of 4. Every case but `two` uses one GPU:
 - `ours`, `kept`, `auto` and `single` run thumbtune's worker on the same rows, prompts and hyperparameters, in
   an order of their own. `ours` recomputes activations, `kept` keeps them, `auto` keeps what fits, and `single`
   has batch size 1.
-- `trl` and `trl-kept` run trl_training.py, which trains with TRL and PEFT on the same rows; `trl-kept` keeps
-  the activations.
+- `trl`, `trl-kept` and `trl-official` run trl_training.py, which trains with TRL and PEFT on the same rows;
+  `trl-kept` keeps the activations, and `trl-official` runs the official model code in CODE.
 - `one` and `two` run thumbtune's worker in one process and in two processes (each on its own GPU), with
   8 question-answer pairs per step.
 - `alike` runs the configuration of `ours` with XTuner's tool, and with the projector in bfloat16, as in
@@ -184,13 +184,14 @@ def ours(case: str, base: Path, data: Path, images: Path, folder: Path, **change
     return result(case, len(times) * job.batch * job.accumulation, losses, times, peak=memory.peak(), seen=seen)
 
 
-def trl(case: str, base: Path, data: Path, images: Path, folder: Path, *, dropout: float) -> dict[str, Any]:
+def trl(case: str, base: Path, data: Path, images: Path, folder: Path, *, code: Path, dropout: float) -> dict[str, Any]:
     """Train with TRL and PEFT, and return the measurements."""
     log = folder / f"{case}.jsonl"
     log.unlink(missing_ok=True)
     line = [sys.executable, "-m", "benchmarks.peers.trl_training", "--model", str(base), "--data", str(data)]
     line += ["--images", str(images), "--log", str(log), "--dropout", str(dropout)]
     line += ["--keep-activations"] if case == "trl-kept" else []
+    line += ["--official", str(official(base, code, folder))] if case == "trl-official" else []
     memory = Memory()
     with (folder / f"{case}.log").open("w", encoding="utf-8") as output:
         subprocess.run(line, check=True, stdout=output, stderr=subprocess.STDOUT)
@@ -231,7 +232,7 @@ def main() -> None:
         elif case == "alike":
             found = alike(given.work)
         elif case.startswith("trl"):
-            found = trl(case, base, data, images, given.work, dropout=given.dropout)
+            found = trl(case, base, data, images, given.work, code=given.official, dropout=given.dropout)
         else:
             found = ours(
                 case, base, data, images, given.work, **{"dropout": given.dropout, **CASES[case], **given.knobs}

@@ -5,8 +5,9 @@
 The rows, token IDs, labels, tiles and hyperparameters are those of training.py's other cases: NF4 weights
 with LoRA on the language model, the projector trained in full, the vision tower frozen. The output layer has
 no adapter, because TRL does not allow one there. The model code is thumbtune's, whose attention is faster than that
-of the official code. TRL is not among thumbtune's requirements: `pip install trl==1.16.0`. Each step appends
-a JSON line with its `loss` and its duration `time`, in seconds, to FILE.
+of the official code, or with `--official` that of the checkpoint in this directory. TRL is not among thumbtune's
+requirements: `pip install trl==1.16.0`. Each step appends a JSON line with its `loss` and its duration `time`, in
+seconds, to FILE.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     for name in ("model", "data", "images", "log"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--official", type=Path, help="a copy of the checkpoint with the official model code")
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--keep-activations", action="store_true", help="do not recompute them in the backward pass")
     options = parser.parse_args()
@@ -97,7 +99,7 @@ def main() -> None:
     encoder = Encoder(options.model)
     lessons = list(read_lessons(options.data, options.images, system=SYSTEM))
     model = AutoModel.from_pretrained(
-        options.model,
+        options.official or options.model,
         trust_remote_code=True,
         dtype=dtype,
         quantization_config=BitsAndBytesConfig(

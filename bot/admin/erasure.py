@@ -18,9 +18,9 @@ from typing import Final
 import structlog
 
 from storage.ledger import Ledger
+from storage.pending_removals import Removal, RemovalKind
 from storage.personal_data import PersonalDataSummary
 from storage.picture_files import PictureStore
-from storage.removals import Removal, RemovalKind
 from training.data.row_erasure import remove_rows
 
 ABANDONED_SECONDS: Final = 3600.0

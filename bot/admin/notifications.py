@@ -27,10 +27,10 @@ from bot.admin.progress import run_progress
 from bot.admin.run_outcome import outcome
 from bot.config import Settings
 from bot.i18n import Say, Translator, later
-from bot.telegram.callback_data import Approve, CancelRun
+from bot.telegram.callback_data import CancelRun
 from bot.telegram.errors import CALL_ERRORS, Doubtful
 from bot.telegram.formatting import LIMIT
-from bot.telegram.keyboards import canary_buttons, one_button
+from bot.telegram.keyboards import approve_button, canary_buttons, one_button
 from bot.telegram.methods import PartialEdit
 from storage.errors import StorageError
 from storage.learning_records import Model, Run
@@ -140,7 +140,7 @@ class Notifications:
                 markup = canary_buttons(model.id, say)
             elif model and model.state is ModelState.CANDIDATE and awaits:
                 text = f"{ended}\n{say(awaits)}"
-                markup = one_button(say("✔ Approve"), Approve(model=model.id))
+                markup = approve_button(model.id, say)
             shown, page = _in_language(say.language, picture), _in_language(say.language, sheet)
             name = f"run-{run.id}-{shown.name}" if shown else ""
             sent = await self._send_picture(admin, FSInputFile(shown, name), text, markup) if shown else None

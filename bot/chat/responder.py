@@ -34,12 +34,6 @@ from storage.chat_records import Exchange
 from storage.errors import UnknownRecord
 from storage.guests import GUESTS
 
-GROUP_EDITS: Final = 3
-"""How many times slower edits are in groups (limit: 20 messages per minute) than in private chats (60)."""
-
-GROUP_HOLD_SECONDS: Final = 1.0
-"""An answer in a group that is complete within this time is sent in a single call, without a placeholder."""
-
 _APOLOGIES: Final[dict[type[Exception], str]] = {
     NoPictureYet: later("Send me a picture first."),
     DeletedMeanwhile: later("What you asked about has been deleted, so I dropped this question too."),
@@ -131,11 +125,10 @@ class Responder:
         return question
 
     def _screen(self, question: Question, reply: Reply, say: Say, placeholder: str) -> StreamedAnswer:
-        private = question.chat > 0  # a private chat has the positive id of its user
-        seconds = self.settings.now.telegram.edit_seconds * (1 if private else GROUP_EDITS)
-        hold = GROUP_HOLD_SECONDS if question.chat < 0 else 0.0
+        seconds = self.settings.now.telegram.edit_seconds
         stop = one_button(say("⏹ Stop"), Stop(update=question.update))
-        return StreamedAnswer(reply, say, placeholder, seconds, stop, hold)
+        # A private chat has the positive ID of its user.
+        return StreamedAnswer(reply, say, placeholder, seconds, stop, group=question.chat < 0)
 
 
 def apology(error: Exception, say: Say) -> str:

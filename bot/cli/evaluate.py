@@ -1,6 +1,6 @@
 """`thumbtune evaluate`: score models on the operator's own questions with known answers.
 
-A child process (`training.gate.own_questions`) produces the answers. The bot need not be running.
+A child process (`training.gate.score_known_answers`) produces the answers. The bot need not be running.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bot.cli.ask_models import ask, directories_of
 from bot.cli.terminal import results
 from bot.config import Settings
 from training.command_jobs import ScoringJob, ScoringMethod
-from training.evidence.answer_scores import summarize
+from training.evidence.score_summary import summarize
 
 
 async def evaluate(  # noqa: PLR0917 - the options of a command

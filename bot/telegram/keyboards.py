@@ -126,6 +126,11 @@ def review_buttons(exchange: int, say: Say, *, chosen: str = "") -> InlineKeyboa
     return InlineKeyboardMarkup(inline_keyboard=[row, *undo])
 
 
+def approve_button(model: str, say: Say) -> InlineKeyboardMarkup:
+    """Return the button that approves a candidate."""
+    return one_button(say("✔ Approve"), Approve(model=model))
+
+
 def canary_buttons(model: str, say: Say) -> InlineKeyboardMarkup:
     """Return the buttons that promote or stop a canary."""
     row = [_button(say("✔ Promote"), Promote(model=model)), _button(say("✖ Stop"), StopCanary(model=model))]

@@ -22,6 +22,12 @@ from bot.telegram.formatting import markdown_pages, plain_pages
 from bot.telegram.reply import Reply
 from inference.messages import Delta
 
+GROUP_EDITS: Final = 3
+"""How many times slower edits are in groups (limit: 20 messages per minute) than in private chats (60)."""
+
+GROUP_HOLD_SECONDS: Final = 1.0
+"""An answer in a group that is complete within this time is sent in a single call, without a placeholder."""
+
 MAX_INTERVAL: Final = 10.0
 NARROWING: Final = 0.75
 """The factor for the interval after a successful edit. After a dropped edit the interval doubles."""
@@ -35,17 +41,17 @@ TYPING_SECONDS: Final = 4.5
 class StreamedAnswer:
     """A context manager that shows an answer as it arrives.
 
-    Use it as `async with StreamedAnswer(…) as answer: answer.show(delta)`. The placeholder is sent `hold`
-    seconds after the block is entered. Leaving the block waits for the edit in flight. If showing the answer
-    fails with a `DeliveryError`, the error is raised by the next call to `show` or on leaving the block.
+    Use it as `async with StreamedAnswer(…) as answer: answer.show(delta)`. The placeholder is sent when the block
+    is entered, or in groups `GROUP_HOLD_SECONDS` later. Leaving the block waits for the edit in flight. If showing
+    the answer fails with a `DeliveryError`, the error is raised by the next call to `show` or on leaving the block.
 
     Args:
         reply: The reply that shows the answer.
         say: The translator into the user's language.
         placeholder: The text shown before the first words.
-        seconds: The minimum interval between edits.
+        seconds: The minimum interval between edits in private chats.
         markup: The buttons under the unfinished answer.
-        hold: The delay in seconds before anything is shown.
+        group: Whether the chat is a group.
 
     Attributes:
         first_words: When the first words of the answer were shown, in seconds since the Unix epoch; None
@@ -57,7 +63,7 @@ class StreamedAnswer:
     placeholder: str
     seconds: float
     markup: InlineKeyboardMarkup
-    hold: float
+    group: bool
 
     first_words: float | None = field(default=None, init=False)
     _text: str = field(default="", init=False)
@@ -108,12 +114,12 @@ class StreamedAnswer:
         return self.say.count("{number} question ahead of yours…", "{number} questions ahead of yours…", ahead)
 
     async def _run(self) -> None:
-        if not self.hold:
+        if not self.group:
             await self.reply.show_partial(self.placeholder, self.markup)
         typing = asyncio.create_task(self._type())
         try:
-            if self.hold:
-                await self._sleep(self.hold)
+            if self.group:
+                await self._sleep(GROUP_HOLD_SECONDS)
                 if typing.done():
                     typing.result()
                 if self._closing.is_set():
@@ -125,7 +131,7 @@ class StreamedAnswer:
             await asyncio.gather(typing, return_exceptions=True)
 
     async def _edit(self, typing: asyncio.Task[None]) -> None:
-        interval = self.seconds
+        least = interval = self.seconds * (GROUP_EDITS if self.group else 1)
         while True:
             await self._changed.wait()
             if self._closing.is_set():
@@ -138,9 +144,9 @@ class StreamedAnswer:
             if await self.reply.show_partial(pages, self.markup):
                 if words and self.first_words is None:
                     self.first_words = time.time()
-                interval = max(NARROWING * interval, self.seconds)
+                interval = max(NARROWING * interval, least)
             else:
-                interval = min(max(2 * interval, 0.1), max(MAX_INTERVAL, self.seconds))
+                interval = min(max(2 * interval, 0.1), max(MAX_INTERVAL, least))
                 self._changed.set()
             await self._sleep(interval)
 

@@ -15,7 +15,7 @@ import pytest
 from bot.admin.alerts import CRASHED, DISK_LOW
 from bot.admin.progress import SILENT
 from bot.admin.run_manager import NOT_TAKEN
-from bot.handlers.apologies import GAVE_UP, SORRY
+from bot.handlers.unhandled_updates import GAVE_UP, SORRY
 from bot.i18n import Translator
 from storage.state_machines import RunState
 from tests.support.person import Message, Person, button

@@ -15,7 +15,7 @@ import pytest
 from bot.admin.erasure import Erasure
 from storage.errors import NotSaved, StorageError
 from storage.ledger import Ledger
-from storage.removals import Removal, RemovalKind
+from storage.pending_removals import Removal, RemovalKind
 from tests.support.bot_process import FORGE
 from tests.support.chatting import ScriptedEngine, Stage, live, png, shows, until
 from tests.support.ledgers import picture

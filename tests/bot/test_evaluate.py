@@ -15,8 +15,8 @@ from inference.internvl2.tiny import CHECKPOINT
 from inference.internvl2.tiny.samples import sample_pictures
 from tests.support.bot_process import write_config
 from training.command_jobs import ScoringMethod
-from training.evidence.answer_scores import summarize
-from training.gate.own_questions import is_choice, is_contained, is_equal
+from training.evidence.score_summary import summarize
+from training.gate.score_known_answers import is_choice, is_contained, is_equal
 
 SQUARE = "one-green-square"
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from bot.handlers.apologies import SORRY
 from bot.handlers.guests import NO_PICTURE
+from bot.handlers.unhandled_updates import SORRY
 from storage.chat_records import Exchange
 from storage.guests import GUESTS
 from storage.learning_records import Rating

@@ -14,7 +14,7 @@ from bot.admin.schedule import Schedule
 from bot.updates.ordering import lane_of
 from storage.learning_records import Run
 from storage.ledger import FILE_NAME, Ledger
-from storage.removals import RemovalKind
+from storage.pending_removals import RemovalKind
 from storage.state_machines import RunState
 from tests.support.bot_process import command, write_config
 from tests.support.chatting import Stage, final_reply, png, until

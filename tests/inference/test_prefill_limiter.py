@@ -1,4 +1,4 @@
-"""The prefill limiter admits whole prompts in order and loses no capacity on cancellation."""
+"""The prefill limiter admits whole prompts with new pictures in order and loses no capacity on cancellation."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 from inference.engines.lmdeploy.prefill_limiter import PrefillLimiter
 
 CAT, DOG = (b"cat", 300), (b"dog", 400)
+ITERATION = 133
+"""An iteration that has room for 100 tokens of prompts with new pictures; the rest is for other prompts."""
 
 
 class Prompts:
@@ -19,8 +21,8 @@ class Prompts:
     Each is recorded when admitted and stays admitted until it is ended or cancelled.
     """
 
-    def __init__(self, tokens: int) -> None:
-        self.limiter = PrefillLimiter(tokens)
+    def __init__(self) -> None:
+        self.limiter = PrefillLimiter(ITERATION)
         self.admitted: dict[str, int] = {}
         self.order: list[str] = []
         self._ends: dict[str, asyncio.Event] = {}
@@ -58,7 +60,7 @@ async def settle() -> None:
 
 async def test_whole_prompts_first_come_first_served() -> None:
     """Prompts are admitted in order while they fit; a small one does not overtake an earlier large one."""
-    prompts = Prompts(100)
+    prompts = Prompts()
     for name, cost in (("a", 60), ("b", 40), ("c", 50), ("d", 10)):
         await prompts.add(name, cost)
     assert prompts.admitted == {"a": 60, "b": 40}
@@ -70,9 +72,22 @@ async def test_whole_prompts_first_come_first_served() -> None:
     assert prompts.limiter.waiting == 0
 
 
+async def test_a_prompt_without_new_pictures_never_waits() -> None:
+    """A prompt without new pictures is admitted at once, even before earlier prompts, and takes no other's room."""
+    prompts = Prompts()
+    for name, cost in (("a", 60), ("large", 90), ("follow-up", 0), ("another", 0), ("b", 40)):
+        await prompts.add(name, cost)
+    assert prompts.admitted == {"a": 60, "follow-up": 0, "another": 0}
+    assert prompts.limiter.waiting == 2
+    await prompts.end("a")
+    assert prompts.admitted == {"follow-up": 0, "another": 0, "large": 90}
+    await prompts.end("large")
+    assert prompts.order == ["a", "follow-up", "another", "large", "b"]
+
+
 async def test_a_prompt_larger_than_the_limit_is_admitted_alone() -> None:
     """A prompt larger than the limit is admitted alone: it waits for all earlier ones, and none joins it."""
-    prompts = Prompts(100)
+    prompts = Prompts()
     for name, cost in (("small", 10), ("huge", 500), ("next", 10)):
         await prompts.add(name, cost)
     assert prompts.admitted == {"small": 10}
@@ -84,7 +99,7 @@ async def test_a_prompt_larger_than_the_limit_is_admitted_alone() -> None:
 
 async def test_a_cancelled_waiting_prompt_does_not_block_the_next() -> None:
     """When a waiting prompt is cancelled, the next one is admitted and the count of waiting prompts is correct."""
-    prompts = Prompts(100)
+    prompts = Prompts()
     for name, cost in (("a", 60), ("large", 90), ("b", 40), ("c", 30)):
         await prompts.add(name, cost)
     await prompts.cancel("large")
@@ -96,7 +111,7 @@ async def test_a_cancelled_waiting_prompt_does_not_block_the_next() -> None:
 
 async def test_a_prompt_cancelled_right_after_admission_gives_its_room_back() -> None:
     """A prompt cancelled between its admission and its task's next step releases its capacity."""
-    prompts = Prompts(100)
+    prompts = Prompts()
     for name in ("a", "b", "c", "d"):
         await prompts.add(name, 100)
     prompts._ends["a"].set()
@@ -111,7 +126,7 @@ async def test_room_is_free_once_the_prompt_is_computed() -> None:
 
     A second release has no effect.
     """
-    limiter = PrefillLimiter(100)
+    limiter = PrefillLimiter(ITERATION)
     async with AsyncExitStack() as stack:
         computed = await stack.enter_async_context(limiter.room(100))
         computed()
@@ -128,7 +143,7 @@ async def test_room_is_free_once_the_prompt_is_computed() -> None:
 
 async def test_an_error_inside_gives_the_room_back() -> None:
     """An exception during prefill releases the prompt's capacity, so the next prompt is admitted."""
-    limiter = PrefillLimiter(100)
+    limiter = PrefillLimiter(ITERATION)
     for _ in range(3):
         with pytest.raises(ValueError, match="broken"):
             async with asyncio.timeout(5), limiter.room(100):
@@ -136,17 +151,18 @@ async def test_an_error_inside_gives_the_room_back() -> None:
 
 
 def test_a_recent_picture_costs_nothing() -> None:
-    """The tokens of a recently seen picture do not count towards the limit again.
+    """The tokens of a recently seen picture do not count towards the limit again, and text alone costs nothing.
 
     The least recently seen pictures are forgotten, and their tokens then count again.
     """
     limiter = PrefillLimiter(1000)
+    assert limiter.cost(350, []) == 0
     assert limiter.cost(350, [CAT]) == 350
     assert limiter.cost(780, [CAT, DOG]) == 480
-    assert limiter.cost(700, [CAT, DOG]) == 1
+    assert limiter.cost(800, [CAT, DOG]) == 0
     for number in range(4095):
         assert limiter.cost(320, [CAT, (b"%d" % number, 20)]) == 20
-    assert limiter.cost(310, [CAT]) == 10
+    assert limiter.cost(310, [CAT]) == 0
     assert limiter.cost(410, [DOG]) == 410
 
 
@@ -157,7 +173,7 @@ async def test_random_cancellation_loses_no_room(seed: int) -> None:
     Admitted prompts never exceed the limit, except for an oversized prompt admitted alone.
     """
     dice = Random(seed)
-    prompts = Prompts(100)
+    prompts = Prompts()
     costs: dict[str, int] = {}
     cancelled: set[str] = set()
     for number in range(60):

@@ -13,8 +13,8 @@ from storage.chat_records import Chat, Exchange, Person
 from storage.errors import UnknownRecord
 from storage.learning_records import Correction, Rating
 from storage.ledger import FILE_NAME, Ledger
+from storage.pending_removals import Removal, RemovalKind
 from storage.personal_data import PersonalDataSummary
-from storage.removals import Removal, RemovalKind
 from storage.state_machines import RunState
 from tests.support.ledgers import exchange, picture
 

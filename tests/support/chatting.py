@@ -37,8 +37,8 @@ from bot.chat.responder import Responder
 from bot.chat.throttling import Throttle
 from bot.config import Settings
 from bot.handlers import build_dispatcher
-from bot.handlers.apologies import Apologies
 from bot.handlers.request import Services
+from bot.handlers.unhandled_updates import Apologies
 from bot.i18n import Translator
 from bot.live_settings import LiveSettings
 from bot.settings import ChatSettings, LimitsSettings, StorageSettings, TelegramSettings

@@ -11,10 +11,9 @@ import pytest
 from tests.support.lessons import SYSTEM, one_turn, photo
 from training.data.llava import Lesson, write_rows
 from training.evaluation_jobs import Candidate, EvaluationJob, Rated, TasteJob
-from training.evidence.facts import LOOKS
 from training.gate.breakage import measure
 from training.gate.evaluated_models import AnsweredQuestions
-from training.gate.factual_set import FactualQuestion, QuestionSet
+from training.gate.factual_set import LOOKS, FactualQuestion, QuestionSet
 from training.gate.forgetting import Examination, Examined, Forgetting
 from training.gate.judge_candidate import evaluate
 from training.gate.judge_taste import test as judge_taste

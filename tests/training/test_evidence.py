@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 
 from training.evidence.combining import bonferroni, further_samples, spent_alpha, stouffer, z_score
-from training.evidence.facts import LOOKS, decided, smallest_decidable_loss, upper_bound
+from training.evidence.non_inferiority import decided, smallest_decidable_loss, upper_bound
 from training.evidence.proportions import wilson_interval
 from training.evidence.sequential import (
     ENOUGH,
@@ -29,6 +29,7 @@ from training.evidence.sequential import (
     paired_differences,
 )
 from training.evidence.taste_tests import Labelled, Ranked, likes_everything, permutation_p_value, rank, rank_p_value
+from training.gate.factual_set import LOOKS
 
 
 def test_stouffer_is_scipys() -> None:

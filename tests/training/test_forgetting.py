@@ -20,10 +20,11 @@ import pytest
 from tests.support.judging import Bench, Forgetful, forgetting
 from training.data.llava import Lesson
 from training.evaluation_jobs import Candidate
-from training.evidence.facts import LOOKS, decided
+from training.evidence.non_inferiority import decided
 from training.gate.comparison_sheet_png import WIDTH
 from training.gate.comparison_sheet_translations import LANGUAGES
 from training.gate.evaluated_models import CACHED_MODELS, AnswerCache
+from training.gate.factual_set import LOOKS
 from training.gate.judge_candidate import verdict
 from training.gate.report import Decision, Report, Taste
 from training.gate.run_comparison_sheet import facts

@@ -36,7 +36,7 @@ from inference.internvl2.tiny.words import LANGUAGES, Kind
 from storage.translatable_reason import Reason
 from training.data.llava import Lesson
 from training.data.row_parser import open_question
-from training.evidence.facts import LOOKS, least_margin, questions_needed
+from training.evidence.non_inferiority import least_margin, questions_needed
 from training.job import TrainingError
 
 SIDE: Final = 224
@@ -44,6 +44,9 @@ SIDE: Final = 224
 
 DRAWN: Final = "drawn-1"
 """The folder of drawn pictures that are kept; if other pictures are drawn, it needs another name."""
+
+LOOKS: Final = (150, 300, 600, 1_500)
+"""The numbers of questions about drawn shapes after which the answers are compared."""
 
 ASKED: Final[tuple[Kind, ...]] = ("colour", "shape", "number")
 """The kinds of questions about drawn shapes."""

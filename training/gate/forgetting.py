@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 
 from storage.translatable_reason import Reason
 from training.evaluation_jobs import JudgingJob
-from training.evidence.facts import ERROR, decided, smallest_decidable_loss, upper_bound
+from training.evidence.non_inferiority import ERROR, decided, smallest_decidable_loss, upper_bound
 from training.gate import breakage
 from training.gate.evaluated_models import AnsweredQuestions, EvaluatedModel, EvaluatedModels, Wanted
 from training.gate.factual_set import DRAWN, QuestionSet, drawn_set, own_set

@@ -20,8 +20,7 @@ from typing import Final
 from inference.internvl2.tiny.answer_checks import correct
 from inference.internvl2.tiny.shapes import COLOURS, COUNTS, SHAPES, Scene, random_scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind, Language, colour_name, number_name, plural, shape_name
-from training.evidence.facts import LOOKS
-from training.gate.factual_set import ASKED, FactualQuestion, QuestionSet, draw_once, fact_of
+from training.gate.factual_set import ASKED, LOOKS, FactualQuestion, QuestionSet, draw_once, fact_of
 
 LEAST_ALLOWED: Final = 5.0
 """The percentage points that a candidate may lose on these questions, unless the limit for facts is higher. The base

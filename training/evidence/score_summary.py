@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Final
 
 from training.command_jobs import ScoringMethod
-from training.evidence.facts import upper_bound
+from training.evidence.non_inferiority import upper_bound
 from training.evidence.proportions import wilson_interval
 
 _TAIL: Final = 0.025

@@ -1,6 +1,6 @@
 """Worker: have models answer questions with known answers, and save whether each answer is right.
 
-    python -m training.gate.own_questions JOB.json
+    python -m training.gate.score_known_answers JOB.json
 
 The models are loaded one after the other and decode greedily. The result is a list with an entry for each
 question: the question, the right answer, each model's answer, and whether it is right or, for the score
@@ -18,7 +18,7 @@ from typing import Final
 from storage.atomic_files import write_text
 from training.command_jobs import ScoringJob, ScoringMethod
 from training.data.row_parser import read_lessons
-from training.evidence.answer_scores import summarize
+from training.evidence.score_summary import summarize
 from training.gate.answers_by_model import answers_by_model
 from training.gate.comparison_sheet import Row, Sheet
 from training.gate.factual_set import contains

@@ -16,9 +16,6 @@ _NORMAL = NormalDist()
 ERROR = 0.05
 """The maximum probability of accepting a candidate that loses as much as the margin."""
 
-LOOKS = (150, 300, 600, 1_500)
-"""The numbers of questions about drawn shapes after which the answers are compared."""
-
 
 def upper_bound(questions: int, lost: int, gained: int, alpha: float = 0.05) -> float:
     """Return a one-sided upper confidence bound on the loss of a candidate.
