@@ -1,4 +1,4 @@
-"""Simulated users who chat with an engine or a deployment about pictures, and the times that they wait."""
+"""Simulated users who chat with an engine or a deployment about pictures, and their waiting times."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ async def carry_out(
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Have users chat without a run and then during one, and return the measurements."""
+    """Have users chat first while no run is active and then during one, and return the measurements."""
     base = CHECKPOINT if options.engine == "cpu" else checkpoint(options.work, "2b")
     settings = InferenceSettings.model_validate({"engine": options.engine, "model": str(base), **options.settings})
     deployment = Deployment(settings, "first", base, logs=options.work)

@@ -60,8 +60,8 @@ class LmdeploySettings(Section):
     blocks on 80 GB, 650 on 24 GB; a 12 GB card needs swap = "cold")."""
 
     session_length: int = Field(default=16384, ge=512)
-    """The context window in tokens, including the answer; older turns are left out. It is shorter if there are too few
-    blocks."""
+    """The context window in tokens, including the answer; older turns that do not fit are left out. It is smaller if
+    there are too few blocks."""
 
     batch: int = Field(default=64, ge=1)
     """The number of answers generated at a time; further questions wait inside the engine."""

@@ -87,7 +87,7 @@ def files_hash(directory: Path) -> str:
     """Return the hash over all files of a model.
 
     The hash is read from the manifest. If that is missing or damaged, the hash is computed from the files, which takes
-    seconds for gigabytes of files.
+    some seconds if they are large.
 
     Raises:
         StorageError: The directory is empty or unreadable.
@@ -102,7 +102,7 @@ def content_hash(directory: Path, known: Path | None = None) -> str:
     """Return the hash over all files of a model except its card.
 
     The hash is read from the manifest. If that is missing or damaged, the hash is computed from the files, which takes
-    seconds for gigabytes of files. It is the same before and after the model's evaluation and publication. Directories
+    some seconds if they are large. It is the same before and after the model's evaluation and publication. Directories
     with identical files have the same hash.
 
     Args:

@@ -184,7 +184,7 @@ def tiles_per_pass(sizes: ModelSizes) -> int:
 
 
 def _module(weight: StoredWeight) -> str:
-    """Return the name of a weight's layer inside the language model, as `Recipe.targets` names it."""
+    """Return the name of a weight's layer within the language model, in the form used in `Recipe.targets`."""
     return weight.name.removeprefix("language_model.").removesuffix(".weight")
 
 

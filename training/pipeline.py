@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 
 class EndNotSaved(TrainingError):
-    """A run has ended in `state` for `reason`, but the ledger cannot be written and still lists it as active."""
+    """A run has ended in `state` for `reason`, but the ledger cannot be written to and still lists it as active."""
 
     def __init__(self, state: RunState, reason: str) -> None:
         super().__init__(reason)

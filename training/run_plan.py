@@ -152,7 +152,7 @@ class RunPlanner:
         except TooLittle:
             if newcomers is None:
                 raise
-            # The selection fails again, but the error says what will be missing once the newcomers' votes count.
+            # The selection fails again, but the error says what will be missing once the votes of newcomers count.
             everybody = replace(self.trust, newcomer_seconds=0.0)
             rated_later = await self.ledger.votes.rated_exchanges(everybody, reviews)
             selection = await asyncio.to_thread(select, rated_later=rated_later)

@@ -153,7 +153,7 @@ def people(
 def crowd(
     url: str, model: str, number: int, seed: int, tokens: int, *, pause: float, turns: int = 2
 ) -> list[dict[str, Any]]:
-    """Have `number` users ask simultaneously, each first about a new picture, then a follow-up.
+    """Have `number` users ask simultaneously: each asks about a new picture, and then a follow-up.
 
     Returns:
         One summary per turn.

@@ -26,7 +26,7 @@ IS_BASE: Final = later("Training starts from {model}. To start from another mode
 IS_CANARY: Final = later("{model} is a canary: stop it first (/models).")
 IS_LIVE: Final = later("{model} is live: switch to another model first (/rollback).")
 IS_PENDING: Final = later(
-    "A switch to {model} was requested: wait for it, then switch to another model before you delete this one."
+    "A switch to {model} is pending: wait until it is complete, then switch to another model before you delete {model}."
 )
 
 

@@ -1,7 +1,7 @@
 """Starting and cancelling runs, and acting on their outcomes.
 
-Chat commands and web pages call `RunManager` directly. The schedule and the command line (another process) add
-rows to the ledger, which `RunManager.serve` picks up. The training itself is carried out by the pipeline.
+Chat commands and web pages call `RunManager` directly. The schedule and the command line, which runs in another
+process, add rows to the ledger; `RunManager.serve` picks them up. The training itself is carried out by the pipeline.
 """
 
 from __future__ import annotations

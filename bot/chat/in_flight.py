@@ -121,7 +121,7 @@ class InFlight:
         return found
 
     def stop_later(self, update: int, by: int | None) -> None:
-        """Record that the question of an update must be stopped as soon as it is registered.
+        """Record that the question in an update must be stopped as soon as the question is registered.
 
         If `by` is not None, the question is stopped only if this user asked it.
         """

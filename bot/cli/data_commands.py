@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from bot.cli import inventory
-from bot.cli.data import export_data, import_file
+from bot.cli import stored_data
+from bot.cli.import_export import export_data, import_file
 from bot.cli.session import ConfigOption, YesOption, load_in_force, require_data, with_ledger
 from bot.config import load_settings
 
@@ -21,7 +21,7 @@ app.add_typer(sources_app, name="sources")
 @app.command()
 def people(config: ConfigOption = None) -> None:
     """List users with their answers, votes and last message; show who is blocked or opted out of training."""
-    with_ledger(config, lambda ledger, settings: inventory.people(ledger, settings.limits.blocked))
+    with_ledger(config, lambda ledger, settings: stored_data.people(ledger, settings.limits.blocked))
 
 
 @app.command()
@@ -31,13 +31,13 @@ def forget(
     yes: YesOption = False,
 ) -> None:
     """Delete everything stored about a user, as /delete_my_data does; the bot need not be running."""
-    with_ledger(config, lambda ledger, _: inventory.forget(ledger, user, yes))
+    with_ledger(config, lambda ledger, _: stored_data.forget(ledger, user, yes))
 
 
 @app.command()
 def sweep(config: ConfigOption = None, yes: YesOption = False) -> None:
     """Delete picture files that the database does not list; the daily cleanup keeps them if there are many."""
-    with_ledger(config, lambda ledger, _: inventory.sweep(ledger, yes))
+    with_ledger(config, lambda ledger, _: stored_data.sweep(ledger, yes))
 
 
 @app.command()
@@ -50,7 +50,7 @@ def backup(
 
     The copy is laid out like `storage.dir`.
     """
-    with_ledger(config, lambda ledger, _: inventory.backup(ledger, out, models))
+    with_ledger(config, lambda ledger, _: stored_data.backup(ledger, out, models))
 
 
 @app.command("import")
@@ -90,7 +90,7 @@ def sources(context: typer.Context, config: ConfigOption = None) -> None:
     if context.invoked_subcommand is None:
         settings = load_settings(config)
         require_data(settings)
-        inventory.sources(settings)
+        stored_data.sources(settings)
 
 
 @sources_app.command("delete")
@@ -103,4 +103,4 @@ def delete_source(
     """Delete an imported source with its pictures, so that later runs do not use it."""
     settings = load_settings(config or context.obj)
     require_data(settings)
-    asyncio.run(inventory.delete_source(settings, name, yes))
+    asyncio.run(stored_data.delete_source(settings, name, yes))

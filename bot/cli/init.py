@@ -218,6 +218,6 @@ def _group_advice(account: User) -> str:
 
 
 def _guest_advice(account: User) -> str:
-    """Describe what the bot needs to answer in chats where it is not a member."""
+    """Describe what the bot requires in order to answer in chats where it is not a member."""
     mode = "Guest mode is on in @BotFather." if account.supports_guest_queries else f"Guest mode: {GUEST_MODE}."
     return f"To answer in chats where it is not a member, the bot needs guest mode and chat.guests = true. {mode}"

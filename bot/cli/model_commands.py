@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bot.cli import inventory
+from bot.cli import stored_data
 from bot.cli.session import ConfigOption, YesOption, load_in_force, with_ledger
 from training.command_jobs import ScoringMethod
 from training.settings import Source
@@ -134,7 +134,7 @@ def models(context: typer.Context, config: ConfigOption = None) -> None:
     """List all models with their share of likes; `delete ID` deletes one."""
     context.obj = config
     if context.invoked_subcommand is None:
-        with_ledger(config, lambda ledger, settings: inventory.models(ledger, settings))
+        with_ledger(config, lambda ledger, settings: stored_data.models(ledger, settings))
 
 
 @models_app.command("delete")
@@ -145,4 +145,4 @@ def delete_model(
     yes: YesOption = False,
 ) -> None:
     """Permanently delete a model and its adapter; the base model and the live model cannot be deleted."""
-    with_ledger(config or context.obj, lambda ledger, _: inventory.delete_model(ledger, model, yes))
+    with_ledger(config or context.obj, lambda ledger, _: stored_data.delete_model(ledger, model, yes))

@@ -26,7 +26,7 @@ from bot.handlers import (
     status,
 )
 from bot.handlers.access import Access
-from bot.handlers.callbacks import answer_refused
+from bot.handlers.button_taps import answer_refused
 from bot.handlers.request import RequestContext, SenderRecords, Services
 from bot.handlers.stray_placeholders import delete_stray_placeholder
 

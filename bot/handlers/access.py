@@ -15,7 +15,7 @@ from aiogram.types import CallbackQuery, Message, TelegramObject, Update
 from cachetools import TTLCache
 
 from bot.handlers import privacy
-from bot.handlers.callbacks import acknowledge
+from bot.handlers.button_taps import acknowledge
 from bot.handlers.commands import Command
 from bot.handlers.menu import ADMINS
 from bot.handlers.request import Handler, Request

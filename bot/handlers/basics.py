@@ -6,7 +6,7 @@ from aiogram import Router
 from aiogram.types import CallbackQuery, Message
 
 from bot.admin.progress import taught_by
-from bot.handlers.callbacks import acknowledge, redraw
+from bot.handlers.button_taps import acknowledge, redraw
 from bot.handlers.commands import Command
 from bot.handlers.menu import ADMINS, EVERYBODY, command_list
 from bot.handlers.request import Request

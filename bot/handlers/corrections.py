@@ -20,7 +20,7 @@ from telegramify_markdown import utf16_len
 
 from bot.admin.notifications import CAPTION_LIMIT
 from bot.chat.responder import apology
-from bot.handlers.callbacks import TapRefused, acknowledge, edit_buttons, tapped_exchange
+from bot.handlers.button_taps import TapRefused, acknowledge, edit_buttons, tapped_exchange
 from bot.handlers.request import Request, Services
 from bot.telegram.callback_data import Asks, Better, Teach
 from bot.telegram.errors import CALL_ERRORS
@@ -60,7 +60,7 @@ async def ask_for_correction(query: CallbackQuery, callback_data: Better, reques
     await acknowledge(query)
     request.reply.place = replace(request.reply.place, quotes=True)
     await request.reply.ask(
-        request.say("What would have been a better answer? Reply to this message with it, and I can learn it.")
+        request.say("What would have been a better answer? Reply to this message with it, so that I can learn from it.")
     )
 
 

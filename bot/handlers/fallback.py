@@ -7,7 +7,7 @@ from typing import Final
 from aiogram import F, Router
 from aiogram.types import CallbackQuery, Message
 
-from bot.handlers.callbacks import acknowledge
+from bot.handlers.button_taps import acknowledge
 from bot.handlers.request import Request
 from bot.updates.addressing import addressed
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from aiogram import Router
 from aiogram.types import CallbackQuery, MessageReactionUpdated, ReactionTypeEmoji
 
-from bot.handlers.callbacks import acknowledge, edit_buttons, guest_exchange, tapped_exchange
+from bot.handlers.button_taps import acknowledge, edit_buttons, guest_exchange, tapped_exchange
 from bot.handlers.corrections import decide
 from bot.handlers.request import Request
 from bot.telegram.callback_data import THUMBS, Because, DislikeReason, Rate

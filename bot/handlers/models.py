@@ -19,7 +19,7 @@ from bot.admin.canary_standing import standing_text
 from bot.admin.model_news import approved
 from bot.admin.progress import MODEL_STATES, approval_text, merging, model_state
 from bot.admin.refusals import CHANGED, REFUSALS, AdminRefusal, RejectedModel, refused
-from bot.handlers.callbacks import acknowledge, remove_buttons
+from bot.handlers.button_taps import acknowledge, remove_buttons
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say, later

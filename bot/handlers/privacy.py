@@ -12,7 +12,7 @@ from typing import Final
 from aiogram import Router
 from aiogram.types import CallbackQuery, InlineKeyboardMarkup, Message
 
-from bot.handlers.callbacks import TapRefused, acknowledge, redraw
+from bot.handlers.button_taps import TapRefused, acknowledge, redraw
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say
@@ -168,7 +168,7 @@ def _explanation(request: Request) -> str:
         )
     else:
         kept = say("I keep it until you delete it.")
-    kept = say.joined(kept, say("/delete_my_data deletes everything I store about you, at any time."))
+    kept = say.joined(kept, say("You can send /delete_my_data at any time to delete everything I store about you."))
     return f"{text}\n\n{kept}"
 
 

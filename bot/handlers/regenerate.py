@@ -14,7 +14,7 @@ from aiogram import Router
 from aiogram.exceptions import TelegramBadRequest
 from aiogram.types import CallbackQuery, Message
 
-from bot.handlers.callbacks import TapRefused, acknowledge, tapped_exchange
+from bot.handlers.button_taps import TapRefused, acknowledge, tapped_exchange
 from bot.handlers.commands import Command
 from bot.handlers.feedback import show_vote
 from bot.handlers.request import Request

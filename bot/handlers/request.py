@@ -122,7 +122,7 @@ class Request:
         )
 
     async def whisper(self, text: str) -> None:
-        """Reply with a text that concerns only the user; in a group, hide it from other members if possible."""
+        """Reply with text that concerns only the user; in a group, hide it from other members if possible."""
         await self.reply.whisper(text, self.user.id)
 
     async def show_recorded(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from aiogram import Router
 from aiogram.types import BufferedInputFile, CallbackQuery, InaccessibleMessage, Message
 
-from bot.handlers.callbacks import acknowledge, edit_buttons
+from bot.handlers.button_taps import acknowledge, edit_buttons
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import later

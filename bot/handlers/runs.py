@@ -14,7 +14,7 @@ from aiogram.types import CallbackQuery, Message
 
 from bot.admin.progress import share_line
 from bot.admin.refusals import REFUSALS, NothingNew, refused, run_refused
-from bot.handlers.callbacks import TapRefused, acknowledge
+from bot.handlers.button_taps import TapRefused, acknowledge
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.telegram.callback_data import CancelRun, TrainAgain

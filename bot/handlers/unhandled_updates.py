@@ -18,7 +18,7 @@ from cachetools import LRUCache
 from pydantic import ValidationError
 
 from bot.admin.notifications import Notifications
-from bot.handlers.callbacks import acknowledge
+from bot.handlers.button_taps import acknowledge
 from bot.i18n import Translator, later
 from bot.live_settings import LiveSettings
 from bot.telegram.errors import CALL_ERRORS, Doubtful

@@ -100,7 +100,7 @@ def _lmdeploy(model_id: str, model_dir: Path, port: int, settings: InferenceSett
 
 def _ray(model_id: str, model_dir: Path, port: int, settings: InferenceSettings) -> list[str]:
     return [
-        *(settings.python or sys.executable, "-m", "cluster.application"),
+        *(settings.python or sys.executable, "-m", "cluster.deploy_application"),
         *("--model", str(model_dir), "--name", model_id),
         *("--settings", settings.model_dump_json(exclude_defaults=True, exclude={"api_key", "model", "python"})),
     ]

@@ -19,8 +19,9 @@ from inference.messages import PictureError
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """The accepted formats, by their names in Pillow. JPEG includes MPO, which some phones write into a .jpg."""
 
-MAX_PIXELS: Final = 80_000_000
-"""The limit on width times height, about 240 MB decoded. It is below Pillow's own warning limit."""
+MAX_PIXELS: Final = 89_000_000
+"""The limit on width times height, about 270 MB decoded. It is the maximum of the setting `max_picture_megapixels`, and
+below Pillow's own warning limit."""
 
 MAX_SCANS: Final = 100
 """The maximum number of scans in a JPEG. Encoders write about ten; a scan of ten bytes can cost a pass over the whole

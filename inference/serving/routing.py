@@ -89,7 +89,7 @@ class Router:
         return _first([(node, node.worker) for node in self.order(chat)], avoid)
 
     def engine_for(self, prompt: Prompt, *, avoid: Worker | None = None) -> tuple[Node, Worker] | None:
-        """Return the replica and worker that answer the prompt now, or None if no engine can.
+        """Return the replica and worker that should answer the prompt now, or None if no engine can.
 
         The worker `avoid` is chosen only if there is no other. If no engine of the canary accepts chats, a live
         engine answers the canary's conversations.

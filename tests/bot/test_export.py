@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from bot.cli.data import export_data
+from bot.cli.import_export import export_data
 from bot.config import load_settings
 from inference.chat_format.template import BREAK
 from inference.internvl2.tiny import CHECKPOINT

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bot.cli.data import import_file
+from bot.cli.import_export import import_file
 from bot.config import Settings
 from inference.images.decoder_worker import clean
 from inference.internvl2.families import INTERNVL2

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from bot.admin.names import NAMES
-from bot.cli import control, inventory
+from bot.cli import control, stored_data
 from bot.cli.terminal import CommandRefused
 from bot.config import Settings
 from storage.learning_records import Model, Run
@@ -94,7 +94,7 @@ async def test_reasons_are_shown_as_they_are(ledger: Ledger, capsys: pytest.Capt
     assert str(refusal.value) == f"Run 1: failed. {WHY}"
     await ledger.models.add(Model("run-9", "/models/[9]", ModelState.REJECTED, None, 1.0, reason=WHY))
     await control.status(ledger, running())
-    await inventory.models(ledger, Settings())
+    await stored_data.models(ledger, Settings())
     assert capsys.readouterr().out.count(WHY) == 2
 
 
@@ -105,7 +105,7 @@ async def test_a_model_that_waits_is_listed_as_waiting(
     """`thumbtune models` says which model waits for approval, also if the Settings page has changed that setting."""
     await ledger.models.add(Model("run-9", "/models/9", ModelState.CANDIDATE, None, 1.0))
     await ledger.setting_changes.add("training.approve", approve, "Root")
-    await inventory.models(ledger, Settings())
+    await stored_data.models(ledger, Settings())
     assert ("candidate, waiting for approval" in capsys.readouterr().out) is approve
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from bot.chat.history import History
 from bot.chat.picture_reencoding import CHORE, StoredPictures, finish_pictures
-from bot.cli.inventory import backup
+from bot.cli.stored_data import backup
 from bot.config import Settings
 from bot.live_settings import LiveSettings
 from bot.settings import ChatSettings

@@ -9,7 +9,8 @@ import zlib
 import pytest
 from PIL import Image
 
-from inference.images.opening import open_picture
+from bot.settings import ChatSettings
+from inference.images.opening import open_picture, picture_size
 from inference.messages import PictureError
 
 
@@ -51,7 +52,7 @@ def test_accepted_formats_open_in_rgb(form: str, mode: str) -> None:
         (encoded("WEBP")[:40], "not a picture|damaged or cut off"),
         (png_of(40, 30), "damaged or cut off"),
         (png_of(20_000, 20_000), "pixels"),
-        (png_of(9_000, 9_500), "pixels"),
+        (png_of(8_900, 10_001), "pixels"),
     ],
     ids=["empty", "text", "tiff", "cut jpeg", "cut png", "cut webp", "no pixels", "bomb", "large"],
 )
@@ -59,3 +60,9 @@ def test_other_data_is_refused_with_a_message(data: bytes, message: str) -> None
     """Invalid data is refused with a message; an oversized picture is refused before its pixels are decoded."""
     with pytest.raises(PictureError, match=message):
         open_picture(data)
+
+
+def test_every_size_that_the_setting_allows_is_opened() -> None:
+    """A picture of the largest size that `chat.max_picture_megapixels` allows is not too large for an engine."""
+    (most,) = (each.le for each in ChatSettings.model_fields["max_picture_megapixels"].metadata if hasattr(each, "le"))
+    assert picture_size(png_of(10_000, int(most * 100))) == (10_000, int(most * 100))

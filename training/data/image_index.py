@@ -18,7 +18,7 @@ from inference.images.opening import check_picture
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """A valid picture's size in pixels and sha256, and its file's length in bytes and modification time in ns."""
+    """The size in pixels and the SHA-256 of a valid picture, and the length and modification time (ns) of its file."""
 
     width: int
     height: int
@@ -35,8 +35,8 @@ class ImageIndex:
 
         Args:
             file: The file of the index; None to keep the index in memory.
-            examine: A function that takes a picture's bytes and returns the width, the height and the sha256 of
-                the picture, or of a new picture that the function makes from the bytes.
+            examine: A function that takes a picture's bytes and returns the width, height and SHA-256 of the picture
+                or, if the function converts it, of the converted picture.
         """
         self._file = file
         self._examine = examine or _examine

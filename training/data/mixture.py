@@ -73,8 +73,9 @@ def draw_all(rows: Sequence[int], times: Sequence[float | None], shared: int, se
 
     Args:
         rows: The number of rows of each source.
-        times: How many times each row of a source is taken; None for a source that shares the replay.
-        shared: How many rows the sources that share the replay contribute in total.
+        times: How many times each row of a source is taken; None for a source whose rows are drawn together with those
+            of other sources.
+        shared: How many rows those sources contribute in total.
         seed: The random seed.
 
     Returns:

@@ -97,8 +97,8 @@ def enough(counts: SelectionCounts, settings: TrainingSettings) -> bool:
 def too_little(counts: SelectionCounts, later: SelectionCounts, settings: TrainingSettings) -> Reason:
     """Return why there are too few liked answers, or too few users who liked them, and what to do.
 
-    `later` holds the counts as they will be once the newcomers' votes count; the message asks only for what will
-    still be missing then.
+    `later` holds the counts that are expected once the votes of newcomers count as well; the text asks only for what
+    will still be missing then.
     """
     chosen, min_rated = counts.selected, settings.min_rated
     waiting = [counts.waiting] if counts.waiting else []

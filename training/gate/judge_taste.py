@@ -2,10 +2,11 @@
 
     python -m training.gate.judge_taste JOB.json
 
-The worker writes `evidence.json` into the job's directory. It does all the work of an evaluation that needs the live
-model or the base model in memory, and not the merged one: the scores of the taste test (`training.gate.taste`), and the
-answers to the first questions with known answers, unless an engine serves the model (`training.gate.opening_answers`).
-They are kept for `training.gate.judge_candidate`. At most one model is loaded at a time.
+The worker writes `evidence.json` into the job's directory. It does the part of an evaluation that needs the live model
+or the base model in memory but not the merged one: it computes the scores of the taste test (`training.gate.taste`)
+and, unless an engine serves the model, answers the first questions with known answers
+(`training.gate.opening_answers`). They are kept for `training.gate.judge_candidate`. At most one model is loaded at a
+time.
 """
 
 from __future__ import annotations

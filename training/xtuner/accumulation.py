@@ -187,7 +187,7 @@ class StepLogger(LoggerHook):  # type: ignore[misc]
         self._batches = batches
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Log the optimizer step if the iteration ends one."""
+        """Log the optimizer step if this iteration completes it."""
         if self.every_n_train_iters(runner, self._batches):
             scalars, text = runner.log_processor.get_log_after_iter(runner, batch_idx, "train")
             runner.logger.info(text)

@@ -33,7 +33,7 @@ class OutOfMemory(TrainingError):
 
 
 class KeptModel:
-    """The base model, kept in memory with the initial values of its trained weights.
+    """The base model, kept in memory together with the initial values of the weights that training changes.
 
     Training jobs with the same settings reuse the model.
     """

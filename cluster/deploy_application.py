@@ -1,6 +1,6 @@
 """Deploy a model as an application on a Ray cluster, keep it there until SIGTERM, and then delete it.
 
-    python -m cluster.application --model DIR --name ID --settings JSON
+    python -m cluster.deploy_application --model DIR --name ID --settings JSON
 
 The bot starts this process as its engine if `inference.engine` is "ray". The process is supervised, swapped
 and stopped like any engine, but questions go directly to the cluster. It exits with an error if its
@@ -167,7 +167,9 @@ def _stay(name: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the process from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m cluster.application", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m cluster.deploy_application", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--model", type=Path, required=True, help="checkpoint directory in the official layout")
     parser.add_argument("--name", required=True, help="the model's ID")
     parser.add_argument("--settings", type=InferenceSettings.model_validate_json, default=InferenceSettings())
