@@ -126,7 +126,7 @@ def test_a_deletion_that_was_killed_is_completed(thumbtune: Thumbtune, data: Pat
         ("run-1", "is live"),
         ("base", "Training starts from"),
         ("run-9", "no model run-9"),
-        ("run-2", "was requested"),
+        ("run-2", "is pending"),
     ],
 )
 def test_a_model_in_use_stays(thumbtune: Thumbtune, data: Path, model: str, why: str) -> None:
