@@ -105,7 +105,7 @@ async def promote(emulator: Emulator, crowd: ProductCrowd, ledger: Ledger, model
     emulator.people.writes(ADMIN, f"/promote {model}")
     began, confirmed = time.monotonic(), False
     while not (await ledger.votes.shown(model, crowd.ids))[0]:
-        confirmed = confirmed or crowd.overrule()
+        confirmed = confirmed or crowd.overrule(asked)
         refusals = [text for text in crowd.latest(ADMIN, asked) if text.startswith(REFUSED)]
         if refusals or time.monotonic() - began > PROMOTION_SECONDS:
             return {"promotion refused": refusals[-1:]}
@@ -131,7 +131,7 @@ async def retrain(
     }
     if ended.state == "done":
         report = json.loads((data / "runs" / str(ended.id) / REPORT).read_text(encoding="utf-8"))
-        figures["effort"] = report["effort"]
+        figures |= {"decision": report["decision"], "effort": report["effort"]}
     if ended.model and ended.model != await live_model(ledger):
         figures |= await promote(emulator, crowd, ledger, ended.model)
     return figures
@@ -180,7 +180,8 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         await asyncio.sleep(options.alone)
         found["runs"] = []
         async with Ledger.open(data) as ledger:
-            for last in range(options.runs):
+            for _ in range(options.runs):
+                last = max((run.id for run in await ledger.runs.latest()), default=0)
                 one = await retrain(emulator, crowd, ledger, data, limit=options.limit, last=last)
                 found["runs"].append(one)
                 if not one.get("promotion refused"):

@@ -114,9 +114,12 @@ class ProductCrowd:
         await until(lambda: "👍" in str(self._messages(person, after)), ANSWER_SECONDS)
         self._press(person, self._messages(person, after)[-1], "👍")
 
-    def overrule(self) -> bool:
-        """Press the admin's button that promotes a model against its verdict, and return whether there was one."""
-        for each in self._messages(ADMIN, 0):
+    def overrule(self, after: int) -> bool:
+        """Press the admin's button that promotes a model against its verdict, and return whether there was one.
+
+        Only messages after message `after` are considered.
+        """
+        for each in self._messages(ADMIN, after):
             for key in itertools.chain.from_iterable(each.get("reply_markup", {}).get("inline_keyboard", [])):
                 if key.get("callback_data", "").startswith(OVERRULE):
                     self._emulator.people.presses(ADMIN, each["message_id"], key["callback_data"])

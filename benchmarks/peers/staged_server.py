@@ -88,9 +88,9 @@ def recording(app: App, report: Path) -> App:
             return message
 
         await app(scope, read, send)
-        seconds = [after - before for before, after in itertools.pairwise(ends)]
+        seconds = (after - before for before, after in itertools.pairwise(ends))
         with report.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(zip(STAGES, seconds, strict=False))) + "\n")
+            file.write(json.dumps(dict(zip(STAGES, seconds, strict=True))) + "\n")
         return None
 
     return serve

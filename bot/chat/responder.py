@@ -28,7 +28,7 @@ from bot.telegram.formatting import markdown_pages
 from bot.telegram.keyboards import duel_buttons, guest_buttons, one_button, rating_buttons
 from bot.telegram.rate_limit_notices import WaitNotices
 from bot.telegram.reply import Reply
-from bot.telegram.streaming import StreamedAnswer
+from bot.telegram.streaming import GROUP_EDITS, GROUP_HOLD_SECONDS, StreamedAnswer
 from inference.messages import Delta, EngineCrashed, EngineUnavailable, InferenceError, PictureError, PromptTooLong
 from storage.chat_records import Exchange
 from storage.errors import UnknownRecord
@@ -125,10 +125,11 @@ class Responder:
         return question
 
     def _screen(self, question: Question, reply: Reply, say: Say, placeholder: str) -> StreamedAnswer:
-        seconds = self.settings.now.telegram.edit_seconds
+        private = question.chat > 0  # a private chat has the positive ID of its user
+        seconds = self.settings.now.telegram.edit_seconds * (1 if private else GROUP_EDITS)
+        hold = GROUP_HOLD_SECONDS if question.chat < 0 else 0.0
         stop = one_button(say("⏹ Stop"), Stop(update=question.update))
-        # A private chat has the positive ID of its user.
-        return StreamedAnswer(reply, say, placeholder, seconds, stop, group=question.chat < 0)
+        return StreamedAnswer(reply, say, placeholder, seconds, stop, hold)
 
 
 def apology(error: Exception, say: Say) -> str:

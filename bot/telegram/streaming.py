@@ -41,17 +41,17 @@ TYPING_SECONDS: Final = 4.5
 class StreamedAnswer:
     """A context manager that shows an answer as it arrives.
 
-    Use it as `async with StreamedAnswer(…) as answer: answer.show(delta)`. The placeholder is sent when the block
-    is entered, or in groups `GROUP_HOLD_SECONDS` later. Leaving the block waits for the edit in flight. If showing
-    the answer fails with a `DeliveryError`, the error is raised by the next call to `show` or on leaving the block.
+    Use it as `async with StreamedAnswer(…) as answer: answer.show(delta)`. The placeholder is sent `hold`
+    seconds after the block is entered. Leaving the block waits for the edit in flight. If showing the answer
+    fails with a `DeliveryError`, the error is raised by the next call to `show` or on leaving the block.
 
     Args:
         reply: The reply that shows the answer.
         say: The translator into the user's language.
         placeholder: The text shown before the first words.
-        seconds: The minimum interval between edits in private chats.
+        seconds: The minimum interval between edits.
         markup: The buttons under the unfinished answer.
-        group: Whether the chat is a group.
+        hold: The delay in seconds before anything is shown.
 
     Attributes:
         first_words: When the first words of the answer were shown, in seconds since the Unix epoch; None
@@ -63,7 +63,7 @@ class StreamedAnswer:
     placeholder: str
     seconds: float
     markup: InlineKeyboardMarkup
-    group: bool
+    hold: float
 
     first_words: float | None = field(default=None, init=False)
     _text: str = field(default="", init=False)
@@ -114,12 +114,12 @@ class StreamedAnswer:
         return self.say.count("{number} question ahead of yours…", "{number} questions ahead of yours…", ahead)
 
     async def _run(self) -> None:
-        if not self.group:
+        if not self.hold:
             await self.reply.show_partial(self.placeholder, self.markup)
         typing = asyncio.create_task(self._type())
         try:
-            if self.group:
-                await self._sleep(GROUP_HOLD_SECONDS)
+            if self.hold:
+                await self._sleep(self.hold)
                 if typing.done():
                     typing.result()
                 if self._closing.is_set():
@@ -131,7 +131,7 @@ class StreamedAnswer:
             await asyncio.gather(typing, return_exceptions=True)
 
     async def _edit(self, typing: asyncio.Task[None]) -> None:
-        least = interval = self.seconds * (GROUP_EDITS if self.group else 1)
+        interval = self.seconds
         while True:
             await self._changed.wait()
             if self._closing.is_set():
@@ -144,9 +144,9 @@ class StreamedAnswer:
             if await self.reply.show_partial(pages, self.markup):
                 if words and self.first_words is None:
                     self.first_words = time.time()
-                interval = max(NARROWING * interval, least)
+                interval = max(NARROWING * interval, self.seconds)
             else:
-                interval = min(max(2 * interval, 0.1), max(MAX_INTERVAL, least))
+                interval = min(max(2 * interval, 0.1), max(MAX_INTERVAL, self.seconds))
                 self._changed.set()
             await self._sleep(interval)
 

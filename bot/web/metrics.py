@@ -81,7 +81,7 @@ NODE_GAUGES: Final = {
     "cache_bytes": "Bytes of keys, values and features in the engine's cache",
     "cache_used_ratio": "Used share of the engine's key-value cache, 0 to 1",
     "tile_cache_bytes": "Bytes in the cache of picture features",
-    "prefill_waiting": "Prompts waiting to be prefilled",
+    "prefill_waiting": "Prompts with new pictures waiting to be prefilled",
 }
 
 NODE_COUNTERS: Final = {

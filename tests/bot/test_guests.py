@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing.process
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -71,6 +72,17 @@ async def test_a_guest_answers_once_and_edits_its_answer(stage: Stage) -> None:
         assert await bot.ledger.people.chat(group) is None
         assert await bot.ledger.people.private_chats() == []
         assert stage.emulator.counts(group).sends == 2
+
+
+async def test_a_guests_answer_is_edited_as_rarely_as_a_groups(stage: Stage) -> None:
+    """Edits of a guest's answer are three times as far apart as in a private chat, because it has a group's limits."""
+    words = [step for number in range(60) for step in (f"{number} ", 0.03)]
+    began = time.monotonic()
+    async with stage.bot(words, chat=ON, telegram={"edit_seconds": 0.2}), strangers(stage) as (ada, bob, group):
+        picture = await bob.sends(photo=png(), chat=group)
+        await ada.sends(f"What is it, {BOT}?", reply_to=picture["message_id"], chat=group)
+        await shows(ada, "".join(f"{number} " for number in range(60)).strip(), group)
+        assert 1 <= stage.emulator.counts(group).edits <= 2 + (time.monotonic() - began) / 0.6
 
 
 async def test_the_bot_is_no_guest_by_default(stage: Stage) -> None:

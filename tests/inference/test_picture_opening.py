@@ -63,6 +63,6 @@ def test_other_data_is_refused_with_a_message(data: bytes, message: str) -> None
 
 
 def test_every_size_that_the_setting_allows_is_opened() -> None:
-    """A picture of the largest size that `chat.max_picture_megapixels` allows is not too large for an engine."""
+    """The largest size that `chat.max_picture_megapixels` allows is accepted, by the picture's header."""
     (most,) = (each.le for each in ChatSettings.model_fields["max_picture_megapixels"].metadata if hasattr(each, "le"))
     assert picture_size(png_of(10_000, int(most * 100))) == (10_000, int(most * 100))

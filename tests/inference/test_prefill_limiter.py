@@ -10,19 +10,24 @@ import pytest
 
 from inference.engines.lmdeploy.prefill_limiter import PrefillLimiter
 
-CAT, DOG = (b"cat", 300), (b"dog", 400)
+CAT, DOG = {b"cat": 300}, {b"dog": 400}
 ITERATION = 133
 """An iteration that has room for 100 tokens of prompts with new pictures; the rest is for other prompts."""
+
+
+def limiter_of(tokens: int = ITERATION, cache_tokens: int = 100_000) -> PrefillLimiter:
+    return PrefillLimiter(tokens, cache_tokens)
 
 
 class Prompts:
     """Prompts that share one limiter.
 
-    Each is recorded when admitted and stays admitted until it is ended or cancelled.
+    Each has a picture of its own, which is new, unless its cost is 0. It is recorded when admitted and stays admitted
+    until it is ended or cancelled.
     """
 
     def __init__(self) -> None:
-        self.limiter = PrefillLimiter(ITERATION)
+        self.limiter = limiter_of()
         self.admitted: dict[str, int] = {}
         self.order: list[str] = []
         self._ends: dict[str, asyncio.Event] = {}
@@ -34,7 +39,7 @@ class Prompts:
         await settle()
 
     async def _stay(self, name: str, cost: int) -> None:
-        async with self.limiter.room(cost):
+        async with self.limiter.room(cost or 5, {name.encode(): 1} if cost else {}):
             self.admitted[name] = cost
             self.order.append(name)
             try:
@@ -121,56 +126,89 @@ async def test_a_prompt_cancelled_right_after_admission_gives_its_room_back() ->
     assert prompts.admitted == {"d": 100}
 
 
-async def test_room_is_free_once_the_prompt_is_computed() -> None:
+async def test_room_is_free_once_the_prompt_is_processed() -> None:
     """A prompt's capacity is released once its prefill is complete, before the answer ends.
 
     A second release has no effect.
     """
-    limiter = PrefillLimiter(ITERATION)
+    limiter = limiter_of()
     async with AsyncExitStack() as stack:
-        computed = await stack.enter_async_context(limiter.room(100))
-        computed()
-        computed()
-        again = await stack.enter_async_context(limiter.room(100))
-        waiting = asyncio.create_task(stack.enter_async_context(limiter.room(1)))
+        processed = await stack.enter_async_context(limiter.room(100, {b"a": 1}))
+        processed()
+        processed()
+        again = await stack.enter_async_context(limiter.room(100, {b"b": 1}))
+        waiting = asyncio.create_task(stack.enter_async_context(limiter.room(1, {b"c": 1})))
         await settle()
         assert limiter.waiting == 1
         again()
         await waiting
-    async with asyncio.timeout(5), limiter.room(100):
+    async with asyncio.timeout(5), limiter.room(100, {b"d": 1}):
         pass
 
 
 async def test_an_error_inside_gives_the_room_back() -> None:
     """An exception during prefill releases the prompt's capacity, so the next prompt is admitted."""
-    limiter = PrefillLimiter(ITERATION)
+    limiter = limiter_of()
     for _ in range(3):
         with pytest.raises(ValueError, match="broken"):
-            async with asyncio.timeout(5), limiter.room(100):
+            async with asyncio.timeout(5), limiter.room(100, {b"a": 1}):
                 raise ValueError("broken")
 
 
-def test_a_recent_picture_costs_nothing() -> None:
-    """The tokens of a recently seen picture do not count towards the limit again, and text alone costs nothing.
+async def test_a_picture_is_new_until_it_has_been_processed() -> None:
+    """A question asked again about a picture that was never processed waits like the first one."""
+    limiter = limiter_of()
+    async with limiter.room(100, {b"a": 90}):
+        cancelled = asyncio.create_task(limiter.room(100, {b"b": 90}).__aenter__())
+        await settle()
+        cancelled.cancel()
+        await settle()
+        assert limiter.cost(100, {b"b": 90}) == limiter.cost(100, {b"a": 90}) == 100
+    assert limiter.cost(100, {b"a": 90}) == 100, "the answer ended before the first token"
 
-    The least recently seen pictures are forgotten, and their tokens then count again.
+
+async def test_processed_pictures_cost_nothing_while_they_fit_in_the_cache() -> None:
+    """The tokens of a recently processed picture do not count towards the limit again, and text alone costs nothing.
+
+    The pictures that were processed least recently no longer fit in the cache, so their tokens count again.
     """
-    limiter = PrefillLimiter(1000)
-    assert limiter.cost(350, []) == 0
-    assert limiter.cost(350, [CAT]) == 350
-    assert limiter.cost(780, [CAT, DOG]) == 480
-    assert limiter.cost(800, [CAT, DOG]) == 0
-    for number in range(4095):
-        assert limiter.cost(320, [CAT, (b"%d" % number, 20)]) == 20
-    assert limiter.cost(310, [CAT]) == 0
-    assert limiter.cost(410, [DOG]) == 410
+    limiter = limiter_of(1000, cache_tokens=750)
+
+    async def process(pictures: dict[bytes, int]) -> None:
+        async with limiter.room(350, pictures) as processed:
+            processed()
+
+    assert limiter.cost(350, {}) == 0
+    assert limiter.cost(350, CAT) == 350
+    await process(CAT)
+    assert limiter.cost(780, CAT | DOG) == 480
+    await process(DOG)
+    assert limiter.cost(800, CAT | DOG) == 0
+    await process(CAT)
+    await process({b"bird": 60})
+    assert limiter.cost(310, CAT) == 0
+    assert limiter.cost(410, DOG) == 410
+
+
+@pytest.mark.parametrize(("tokens", "pictures"), [(16384, 4), (8192, 2), (4096, 1)])
+async def test_pictures_of_thirteen_tiles_in_one_iteration(tokens: int, pictures: int) -> None:
+    """With the default number of prefill tokens, two or four pictures of 13 tiles are processed at once."""
+    limiter = limiter_of(tokens)
+    async with AsyncExitStack() as stack:
+        for number in range(pictures):
+            await stack.enter_async_context(limiter.room(3523, {b"%d" % number: 3328}))
+        waiting = asyncio.create_task(stack.enter_async_context(limiter.room(3523, {b"one more": 3328})))
+        await settle()
+        assert limiter.waiting == 1
+        waiting.cancel()
+        await settle()
 
 
 @pytest.mark.parametrize("seed", range(20))
 async def test_random_cancellation_loses_no_room(seed: int) -> None:
     """Random cancellation loses no capacity: every prompt that is not cancelled is eventually admitted.
 
-    Admitted prompts never exceed the limit, except for an oversized prompt admitted alone.
+    Admitted prompts with new pictures never exceed the limit, except for an oversized prompt admitted alone.
     """
     dice = Random(seed)
     prompts = Prompts()
@@ -178,7 +216,7 @@ async def test_random_cancellation_loses_no_room(seed: int) -> None:
     cancelled: set[str] = set()
     for number in range(60):
         name = str(number)
-        costs[name] = dice.randint(1, 130)
+        costs[name] = max(dice.randint(-20, 130), 0)
         await prompts.add(name, costs[name])
         if dice.random() < 0.4:
             chosen = dice.sample(sorted(costs), min(len(costs), 3))
@@ -190,10 +228,12 @@ async def test_random_cancellation_loses_no_room(seed: int) -> None:
                 await prompts.cancel(name)
                 cancelled.add(name)
             await settle()
-        assert len(prompts.admitted) <= 1 or sum(prompts.admitted.values()) <= 100
-        assert prompts.admitted or not prompts.limiter.waiting
+        admitted = [cost for cost in prompts.admitted.values() if cost]
+        assert len(admitted) <= 1 or sum(admitted) <= 100
+        assert admitted or not prompts.limiter.waiting
     while prompts.admitted:
         await prompts.end(min(prompts.admitted))
     assert prompts.limiter.waiting == 0
     assert set(costs) - cancelled <= set(prompts.order)
-    assert [int(name) for name in prompts.order] == sorted(int(name) for name in prompts.order)
+    in_order = [int(name) for name in prompts.order if costs[name]]
+    assert in_order == sorted(in_order)

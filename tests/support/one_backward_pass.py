@@ -16,7 +16,7 @@ from tests.support.lessons import drawn_job
 from training.xtuner.distributed import process_group
 from training.xtuner.encoding import IGNORE_INDEX
 from training.xtuner.finetune import prepare_data
-from training.xtuner.shared_prefix_packing import collate
+from training.xtuner.packing import collate
 
 
 def main(folder: Path, targets: str) -> None:

@@ -21,7 +21,7 @@ from training.xtuner.config_file import dataset
 from training.xtuner.dataset import LessonDataset
 from training.xtuner.distributed import process_group
 from training.xtuner.finetune import prepare_data
-from training.xtuner.shared_prefix_packing import pack
+from training.xtuner.packing import pack
 
 
 def write_lessons(job: Any) -> None:

@@ -46,7 +46,7 @@ def choose_rows(liked: Sequence[Lesson]) -> list[Lesson]:
 
 
 def prepare(lessons: Sequence[Lesson], images: Path) -> None:
-    """Load the fonts and make the thumbnails before `write` needs them; it is `write` that reports damaged pictures."""
+    """Load the fonts and make the thumbnails before `write` needs them; `write` reports damaged pictures."""
     lacks_characters(" ")  # reads the fonts' tables of characters
     with suppress(PictureError, OSError):
         for name in dict.fromkeys(name for each in lessons for name in each.subject):

@@ -30,7 +30,7 @@ class StepSampler(Sampler[int]):
 
     The dataset contains the same rows `passes` times, and each pass, in a new random order, is complete before the
     next begins. Samples about the same pictures follow one another, because a batch computes their common tokens
-    only once (`training.xtuner.shared_prefix_packing`); but so that a step learns from several pictures, the samples
+    only once (`training.xtuner.packing`); but so that a step learns from several pictures, the samples
     about one picture are divided into parts of at most half a step, and the parts are shuffled.
 
     Attributes:

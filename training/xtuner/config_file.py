@@ -138,7 +138,7 @@ def _dataloader(job: Job, plan: StepPlan, *, gpu: bool) -> dict[str, Any]:
             "samples": plan.batch * plan.accumulation,
             "seed": job.seed,
         },
-        "collate_fn": {"type": "training.xtuner.shared_prefix_packing.collate"}
+        "collate_fn": {"type": "training.xtuner.packing.collate"}
         if job.objective == "sft"
         else {"type": "training.xtuner.preference_model.collate_answers", "objective": job.objective},
     }

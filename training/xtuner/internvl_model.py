@@ -4,7 +4,7 @@ Quantisation, adapters and checkpoints are those of XTuner's `InternVL_V1_5` (0.
 code in `inference.internvl2`. XTuner computes in float16 with float32 between the layers, applies an
 attention mask, computes the logits of every position, and trains the projector in bfloat16, which rounds
 small updates away. In this module, frozen weights and activations are bfloat16 on a GPU (float32 on a
-CPU), trained weights are float32, batches are packed (`training.xtuner.shared_prefix_packing`), and logits are computed
+CPU), trained weights are float32, batches are packed (`training.xtuner.packing`), and logits are computed
 only where there are labels.
 """
 
@@ -28,9 +28,9 @@ from training.xtuner.activation_checkpointing import Checkpointing, layers_to_re
 from training.xtuner.encoding import IGNORE_INDEX
 from training.xtuner.fused_lora import use_fused_layers
 from training.xtuner.gpu_yield import GpuYield
+from training.xtuner.packing import GIVEN_ATTENTION, PackedAttention
 from training.xtuner.partitioned_loading import partitioned_loading
 from training.xtuner.quantized_loading import quantized_in_place
-from training.xtuner.shared_prefix_packing import GIVEN_ATTENTION, PackedAttention
 from training.xtuner.vision_cache import VisionTower, frozen_dtype
 
 
@@ -120,7 +120,7 @@ class InternVL2(InternVL_V1_5):
         return use_fused_layers(super()._parse_lora_config(lora_config))
 
     def forward(self, data: dict[str, Any], data_samples: Any = None, mode: str = "loss") -> dict[str, Tensor]:
-        """Return the mean loss over the target tokens of a batch from `shared_prefix_packing.collate`."""
+        """Return the mean loss over the target tokens of a batch from `packing.collate`."""
         return {"loss": self.token_losses(data).mean()}
 
     def _picture_features(self, pixel_values: Iterable[Tensor]) -> Tensor:

@@ -20,7 +20,7 @@ from training.xtuner.accumulation import StepLoop, learned_tokens
 from training.xtuner.encoding import IGNORE_INDEX
 from training.xtuner.internvl_model import InternVL2
 from training.xtuner.objectives import dpo_losses, kto_losses, kto_weights
-from training.xtuner.shared_prefix_packing import pack
+from training.xtuner.packing import pack
 
 
 def collate_answers(samples: Sequence[dict[str, Any]], objective: Literal["kto", "dpo"]) -> dict[str, Any]:

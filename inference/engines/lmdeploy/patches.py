@@ -55,11 +55,14 @@ _PICTURE_KEYS: Final = {"url", "max_dynamic_patch"}
 _encoded: Final[ContextVar[int]] = ContextVar("encoded_tiles", default=0)
 
 
-def patch_lmdeploy(*, prefill_tokens: int, tiles: int | None, threads: int, cache_bytes: int) -> dict[type, type]:
+def patch_lmdeploy(
+    *, prefill_tokens: int, cache_tokens: int, tiles: int | None, threads: int, cache_bytes: int
+) -> dict[type, type]:
     """Install the replacements for lmdeploy's internals. Call this once, before `api_server.serve`.
 
     Args:
         prefill_tokens: The number of prompt tokens that TurboMind processes per iteration.
+        cache_tokens: The size of the KV cache in tokens.
         tiles: The maximum number of tiles per picture, or None for the checkpoint's own limit.
         threads: The number of threads that decode pictures.
         cache_bytes: The size of the tile cache in bytes.
@@ -69,7 +72,7 @@ def patch_lmdeploy(*, prefill_tokens: int, tiles: int | None, threads: int, cach
     """
     # lmdeploy accepts truncated pictures; here they are refused, as in every other engine.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
-    Instance.limiter = PrefillLimiter(prefill_tokens)
+    Instance.limiter = PrefillLimiter(prefill_tokens, cache_tokens)
     TileCachingEngine.tiles, TileCachingEngine.threads, TileCachingEngine.cache_bytes = tiles, threads, cache_bytes
     serving.UsageInfo = UsageWithTiles
     serving.ChatCompletionResponse = Response
@@ -113,13 +116,12 @@ class Instance(TurboMindInstance):  # type: ignore[misc]
         """Wait for the limiter to admit the prompt, then generate as TurboMind does, but group the outputs."""
         config = inputs["gen_config"]
         ungrouped = config.logprobs or config.output_logits or config.output_last_hidden_state
-        pictures = [(item.get("fingerprint", b""), item["image_tokens"]) for item in multimodal or ()]
+        pictures = {item.get("fingerprint", b""): item["image_tokens"] for item in multimodal or ()}
         ends = picture_ends(multimodal)
-        cost = self.limiter.cost(len(input_ids), pictures)
         stock = super().async_stream_infer(session_id, input_ids=input_ids, multimodal=multimodal, **inputs)
-        async with self.limiter.room(cost) as computed, aclosing(stock) as outputs:
+        async with self.limiter.room(len(input_ids), pictures) as processed, aclosing(stock) as outputs:
             async for output in outputs if ungrouped else grouped(outputs):
-                computed()
+                processed()
                 note_encoded(ends, output)
                 yield output
 
@@ -270,7 +272,7 @@ def publish_metrics(cache: TileCache, limiter: PrefillLimiter) -> None:
             yield CounterMetricFamily("thumbtune_tile_cache_misses", "Pictures cut into tiles", value=cache.misses)
             yield GaugeMetricFamily("thumbtune_tile_cache_bytes", "Size of the cached tiles", value=cache.size)
             yield GaugeMetricFamily(
-                "thumbtune_prefill_waiting", "Prompts waiting for room in an iteration", value=limiter.waiting
+                "thumbtune_prefill_waiting", "Prompts with new pictures waiting to be prefilled", value=limiter.waiting
             )
 
     REGISTRY.register(Collector())

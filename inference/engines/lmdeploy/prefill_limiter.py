@@ -3,23 +3,20 @@
 TurboMind processes at most `max_prefill_token_num` prompt tokens in an iteration and splits a prompt that
 crosses the limit. If the split is inside a picture, the whole picture goes through the vision tower
 twice. Prompts with new pictures therefore wait until they fit into an iteration. Other prompts, such as
-follow-up questions, are short or may be split, so they never wait; part of each iteration is left for them.
+follow-up questions, never wait, because splitting them does no harm; part of each iteration is left for them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
 from cachetools import LRUCache
 
-_PICTURES: Final = 4096
-"""The number of pictures that are remembered as seen."""
-
-_RESERVED: Final = 1 / 4
-"""The fraction of an iteration that is left for prompts without new pictures."""
+_RESERVED: Final = 1024
+"""The number of tokens in an iteration that are left for prompts without new pictures, but at most a quarter."""
 
 
 class PrefillLimiter:
@@ -29,37 +26,36 @@ class PrefillLimiter:
 
     Args:
         tokens: The number of prompt tokens that the engine processes in one iteration.
+        cache_tokens: The size of the engine's KV cache in tokens. The pictures that were processed last are assumed
+            to be cached, up to this number of tokens.
     """
 
-    def __init__(self, tokens: int) -> None:
+    def __init__(self, tokens: int, cache_tokens: int) -> None:
         self.waiting = 0
         """Number of waiting prompts."""
-        self._tokens = tokens - int(tokens * _RESERVED)
+        self._tokens = tokens - min(_RESERVED, tokens // 4)
         self._admitted = 0
         self._next = asyncio.Lock()
         self._freed = asyncio.Event()
-        self._seen: LRUCache[bytes, None] = LRUCache(_PICTURES)
+        self._cached = LRUCache[bytes, int](cache_tokens, getsizeof=lambda part: part)
 
-    def cost(self, tokens: int, pictures: Iterable[tuple[bytes, int]]) -> int:
-        """Estimate how many tokens the engine must process for a prompt with new pictures; return 0 for other prompts.
+    def cost(self, tokens: int, pictures: Mapping[bytes, int]) -> int:
+        """Estimate how many tokens of a prompt the engine must process; return 0 if it has no new picture.
 
         Args:
             tokens: The total number of tokens in the prompt.
-            pictures: The fingerprint and token count of each picture. Recently seen pictures are assumed to be
-                cached.
+            pictures: The number of tokens of each picture, by its fingerprint.
         """
-        new = 0
-        for fingerprint, part in pictures:
-            if fingerprint in self._seen:
-                tokens -= part
-            else:
-                new += part
-            self._seen[fingerprint] = None
-        return tokens if new else 0
+        cached = sum(part for fingerprint, part in pictures.items() if fingerprint in self._cached)
+        return tokens - cached if pictures.keys() - self._cached.keys() else 0
 
     @asynccontextmanager
-    async def room(self, cost: int) -> AsyncIterator[Callable[[], None]]:
-        """Wait until `cost` tokens fit, and reserve them until the block ends or the yielded function is called."""
+    async def room(self, tokens: int, pictures: Mapping[bytes, int]) -> AsyncIterator[Callable[[], None]]:
+        """Wait until a prompt fits, and reserve its cost until the block ends or the yielded function is called.
+
+        Call the yielded function when the prompt has been processed. The arguments are those of `cost`.
+        """
+        cost = self.cost(tokens, pictures)
         if cost:
             self.waiting += 1
             try:
@@ -78,7 +74,12 @@ class PrefillLimiter:
                 self._admitted -= held.pop()
                 self._freed.set()
 
+        def processed() -> None:
+            if held:
+                self._cached.update(pictures)
+            leave()
+
         try:
-            yield leave
+            yield processed
         finally:
             leave()

@@ -160,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     replacements = patch_lmdeploy(
         prefill_tokens=config.max_prefill_token_num,
+        cache_tokens=blocks * BLOCK_TOKENS,
         tiles=options.tiles,
         threads=options.settings.tile_threads or min(os.cpu_count() or 1, 12),
         cache_bytes=options.settings.tile_cache_megabytes * 2**20,

@@ -13,7 +13,7 @@ import pytest
 from inference.internvl2.tiny import CHECKPOINT
 from tests.support.small_checkpoints import write_small
 from training.xtuner.encoding import IGNORE_INDEX
-from training.xtuner.shared_prefix_packing import _MOST_RESTS, SharedPrefix, pack
+from training.xtuner.packing import _MOST_RESTS, SharedPrefix, pack
 
 
 def sample(ids: list[int], answer: int, pictures: str = "a", end: int = 4) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _groups(samples: Sequence[dict[str, Any]]) -> Iterator[tuple[list[int], int]
 
 
 def shared_length(samples: Sequence[dict[str, Any]]) -> int:
-    """Return the number of first tokens that samples have in common and that are not needed to predict an answer."""
+    """Return the number of leading tokens that samples have in common and that are not needed to predict an answer."""
     same = takewhile(lambda each: len(set(each)) == 1, zip(*(each["input_ids"] for each in samples), strict=False))
     first_answers = (
         next((place for place, label in enumerate(each["labels"]) if label != IGNORE_INDEX), len(each["labels"]))
