@@ -178,6 +178,7 @@ async def test_live_answers_for_a_failing_canary(trial: Deployment, tmp_path: Pa
     (canary,) = set(trial.status().pids) - {live}
     talk, _ = await under_way(trial, "words:3 gate:1", chat)
     open_gate(tmp_path / "a")
+    a_model(tmp_path, "b", late=2)  # so that the canary is not ready again before the question is asked again
     os.kill(canary, signal.SIGKILL)
     heard = await talk
     assert (heard.answer.model, heard.pid, heard.restarts) == ("a", live, 1)
