@@ -249,6 +249,7 @@ def official(base: Path, code: Path, folder: Path) -> Path:
     config["auto_map"] = {
         "AutoConfig": "configuration_internvl_chat.InternVLChatConfig",
         "AutoModel": "modeling_internvl_chat.InternVLChatModel",
+        "AutoModelForCausalLM": "modeling_internvl_chat.InternVLChatModel",
     }
     (made / "config.json").unlink()
     (made / "config.json").write_text(json.dumps(config), encoding="utf-8")

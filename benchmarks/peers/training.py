@@ -1,6 +1,6 @@
 """Compare QLoRA training of a full-size InternVL2 by thumbtune's worker, by XTuner's own code and by TRL.
 
-    python -m benchmarks.peers.training --work DIR --official CODE [--cases stock,ours,kept,single]
+    python -m benchmarks.peers.training --work DIR --official CODE [--cases stock,ours,kept,single] [--swift SITE]
 
 The model has random weights in the official layout (written by random_checkpoint.py). The data consists of 64
 JPEG pictures of 1280×960 pixels (13 tiles) with one question and answer each (`--answers`), used three times,
@@ -13,6 +13,8 @@ in batches of 4. Every case but `two` uses one GPU:
   has batch size 1.
 - `trl`, `trl-kept` and `trl-official` run trl_training.py, which trains with TRL and PEFT on the same rows;
   `trl-kept` keeps the activations, and `trl-official` runs the official model code in CODE.
+- `swift` runs ms-swift on the official model code in CODE. SITE is a folder with ms-swift and what it needs for this
+  code (`pip install --target SITE ms-swift==4.6.0 transformers==4.49.0 "trl<1"`).
 - `one` and `two` run thumbtune's worker in one process and in two processes (each on its own GPU), with
   8 question-answer pairs per step.
 - `alike` runs the configuration of `ours` with XTuner's tool, and with the projector in bfloat16, as in
@@ -29,6 +31,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import itertools
 import json
 import os
 import shutil
@@ -199,6 +202,56 @@ def trl(case: str, base: Path, data: Path, images: Path, folder: Path, *, code: 
     return result(case, len(times) * BATCH, losses, times, peak=memory.peak())
 
 
+def swift(base: Path, code: Path, data: Path, images: Path, folder: Path, *, site: Path, tiles: int) -> dict[str, Any]:
+    """Train with ms-swift, recomputing activations and with LoRA on the projector too, and return the measurements."""
+    rows = json.loads(data.read_text(encoding="utf-8"))
+    with (folder / "swift.rows.jsonl").open("w", encoding="utf-8") as file:
+        for row in rows:
+            asked, answered = (each["value"] for each in row["conversations"])
+            messages = [("system", SYSTEM), ("user", asked.replace("<image>\n", "<image>")), ("assistant", answered)]
+            line: dict[str, Any] = {"messages": [{"role": role, "content": text} for role, text in messages]}
+            file.write(json.dumps({**line, "images": [str(images / name) for name in row["image"]]}) + "\n")
+    work = folder / "swift"
+    options = {
+        "model": official(base, code, folder),
+        "model_type": "internvl_chat",
+        "template": "internvl2",
+        "dataset": folder / "swift.rows.jsonl",
+        "output_dir": work,
+        "max_length": 16384,
+        "save_strategy": "no",
+        "quant_method": "bnb",
+        "quant_bits": 4,
+        "torch_dtype": "bfloat16",
+        "gradient_checkpointing": "true",
+        "tuner_type": "lora",
+        "lora_rank": 128,
+        "lora_alpha": 256,
+        "lora_dropout": 0,
+        "freeze_aligner": "false",
+        "num_train_epochs": REPEATS,
+        "per_device_train_batch_size": BATCH,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 2e-5,
+        "weight_decay": 0.05,
+        "warmup_ratio": 1 / 48,
+        "logging_steps": 1,
+    }
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    environment = {**os.environ, "PYTHONPATH": str(site), "MAX_NUM": str(tiles), "HF_HUB_OFFLINE": "1"}
+    memory = Memory()
+    with (folder / "swift.log").open("w", encoding="utf-8") as log:
+        command = [sys.executable, "-m", "swift.cli.sft", *arguments]
+        subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    newest = max(work.glob("*/logging.jsonl"), key=lambda file: file.stat().st_mtime)
+    lines = [json.loads(line) for line in newest.read_text(encoding="utf-8").splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    # The log has the mean time of all steps so far.
+    ends = [number * step["train_speed(s/it)"] for number, step in enumerate(steps, 1)]
+    times = [after - before for before, after in itertools.pairwise([0.0, *ends])]
+    return result("swift", len(rows) * REPEATS, [step["loss"] for step in steps], times, peak=memory.peak())
+
+
 def alike(folder: Path) -> dict[str, Any]:
     """Train with the configuration of `ours` and the model of `bfloat16_projector`; return the measurements."""
     line = [sys.executable, "-m", "xtuner.tools.train", str(folder / "ours" / "config.py")]
@@ -216,6 +269,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--work", type=Path, required=True)
     options.add_argument("--official", type=Path)
+    options.add_argument("--swift", type=Path, metavar="SITE")
     options.add_argument("--cases", default="stock,ours,kept,single")
     options.add_argument("--pictures", type=int, default=64)
     options.add_argument("--answers", type=int, default=1, help="questions and answers about each picture")
@@ -231,6 +285,8 @@ def main() -> None:
             found = stock(base, given.official, data, images, given.work, dropout=given.dropout)
         elif case == "alike":
             found = alike(given.work)
+        elif case == "swift":
+            found = swift(base, given.official, data, images, given.work, site=given.swift, tiles=given.tiles)
         elif case.startswith("trl"):
             found = trl(case, base, data, images, given.work, code=given.official, dropout=given.dropout)
         else:
