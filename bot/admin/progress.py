@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from bot.admin.names import line, named
+from bot.admin.status_labels import line, named
 from bot.i18n import Say, later
 from storage.counts import Approval
 from storage.learning_records import Model, Run, TrainedOn

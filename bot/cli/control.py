@@ -17,9 +17,9 @@ from rich.table import Table
 
 from bot.admin.canary_standing import standing, standing_text
 from bot.admin.model_checks import model_before
-from bot.admin.names import NAMES, named
 from bot.admin.progress import held_back, outcome, progress_details
 from bot.admin.refusals import NOTHING_NEW, REJECTED
+from bot.admin.status_labels import NAMES, named
 from bot.cli.terminal import CommandRefused, confirm, notes, progress_bar, progress_text, results
 from bot.config import Settings
 from bot.i18n import Translator

@@ -16,11 +16,11 @@ from aiogram.types import BufferedInputFile, Message
 
 from bot.admin.canary_standing import standing_text
 from bot.admin.monitoring import Overview
-from bot.admin.names import line, named
 from bot.admin.notifications import cut
 from bot.admin.progress import SILENT, approval_text, run_line, silence
 from bot.admin.refusals import REFUSALS, refused
 from bot.admin.stats_chart import draw, most_asked
+from bot.admin.status_labels import line, named
 from bot.handlers.commands import Command
 from bot.handlers.request import Request
 from bot.i18n import Say, later

@@ -14,8 +14,8 @@ from aiohttp import web
 from yarl import URL
 
 from bot.admin.canary_standing import standing_text
-from bot.admin.names import NAMES
 from bot.admin.progress import MODEL_STATES, RUN_STATES, SILENT, model_state, outcome, progress_details
+from bot.admin.status_labels import NAMES
 from bot.i18n import Say, Translator, later
 from bot.telegram.callback_data import REASONS, THUMBS
 from bot.web.card_query import DECISIONS, UNREVIEWED

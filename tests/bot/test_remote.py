@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from bot.admin.names import NAMES
+from bot.admin.status_labels import NAMES
 from bot.cli import control, stored_data
 from bot.cli.terminal import CommandRefused
 from bot.config import Settings

@@ -11,7 +11,7 @@ import pytest
 from tests.support.lessons import SYSTEM, one_turn, photo
 from training.data.llava import Lesson, write_rows
 from training.evaluation_jobs import Candidate, EvaluationJob, Rated, TasteJob
-from training.gate.breakage import measure
+from training.gate.broken_answers import measure
 from training.gate.evaluated_models import AnsweredQuestions
 from training.gate.factual_set import LOOKS, FactualQuestion, QuestionSet
 from training.gate.forgetting import Examination, Examined, Forgetting

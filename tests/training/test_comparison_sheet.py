@@ -291,7 +291,7 @@ def test_every_word_of_a_sheet_is_translated() -> None:
         calls = re.findall(r'(?:say|words\(language\))\(((?:"[^"]*"|[^()"])*)', path.read_text(encoding="utf-8"))
         joined = [re.sub(r'"\s+"', "", call) for call in calls]
         said |= {text for call in joined for text in re.findall(r'"([^"]+)"', call)}
-    judges = [TEMPLATES.parent / f"{name}.py" for name in ("judge_candidate", "forgetting", "breakage", "taste")]
+    judges = [TEMPLATES.parent / f"{name}.py" for name in ("judge_candidate", "forgetting", "broken_answers", "taste")]
     verdicts = [each for judge in judges for each in extract_from_file("python", judge, keywords={"Reason": None})]
     reasons = {str(text) for _, text, *_ in verdicts}
     limit = cut_off(2, 4)

@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 from storage.translatable_reason import Reason
 from training.evaluation_jobs import JudgingJob
 from training.evidence.non_inferiority import ERROR, decided, smallest_decidable_loss, upper_bound
-from training.gate import breakage
+from training.gate import broken_answers
 from training.gate.evaluated_models import AnsweredQuestions, EvaluatedModel, EvaluatedModels, Wanted
 from training.gate.factual_set import DRAWN, QuestionSet, drawn_set, own_set
 from training.gate.leading_questions import LEAST_ALLOWED, leading_set
@@ -148,7 +148,7 @@ class Forgetting:
                     "{allowed})"
                 )
             ),
-            *breakage.reasons(self.drift),
+            *broken_answers.reasons(self.drift),
         ]
 
     def numbers(self) -> dict[str, Any]:
@@ -179,7 +179,7 @@ class Forgetting:
 
 def _broken(asked: AnsweredQuestions) -> list[str]:
     pairs = zip(asked.questions, asked.answers, strict=True)
-    return [f"{question.text} → {answer}" for question, answer in pairs if breakage.broken(answer)]
+    return [f"{question.text} → {answer}" for question, answer in pairs if broken_answers.broken(answer)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,5 +227,5 @@ class Examinations:
         """Examine the candidate, asking a model further questions if a comparison needs more of its answers."""
         facts = self.facts.examine(models, candidate, base, live)
         leading = self.leading.examine(models, candidate, base, live)
-        drift = breakage.measure(facts.live + leading.live, facts.candidate + leading.candidate)
+        drift = broken_answers.measure(facts.live + leading.live, facts.candidate + leading.candidate)
         return Forgetting(facts, leading, drift)

@@ -13,7 +13,7 @@ short, long, playful or uniform:
 - A model that uses one wording for each kind of question, or a single word, still gives as many
   different answers as there are facts. Fewer than half as many cannot be a matter of style.
 
-`tests/training/test_breakage.py` answers 300 questions in each style and tests the answers against those
+`tests/training/test_broken_answers.py` answers 300 questions in each style and tests the answers against those
 in every other style.
 """
 

@@ -12,7 +12,7 @@ from inference.internvl2.tiny.answer_checks import MANNERS
 from inference.internvl2.tiny.shapes import Scene, random_scene
 from inference.internvl2.tiny.words import LANGUAGES, Kind, Language
 from tools.tiny.answers import fact, reference
-from training.gate.breakage import broken, measure, reasons
+from training.gate.broken_answers import broken, measure, reasons
 from training.gate.evaluated_models import AnsweredQuestions
 from training.gate.factual_set import ASKED, FactualQuestion, fact_of
 
