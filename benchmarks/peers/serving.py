@@ -37,6 +37,7 @@ from inference.engines.access_key import KEY_VARIABLE, new_key
 from inference.serving.engine_launch import free_port
 
 LMDEPLOY: Final = {"stock": "benchmarks.peers.stock_server", "ours": "inference.engines.lmdeploy.server"}
+TRACED: Final = "benchmarks.traced"
 STAGED: Final = "benchmarks.peers.staged_server"
 STOCK_PREFILL: Final = 8192
 """lmdeploy's default."""
@@ -68,11 +69,12 @@ class ServerProcess:
             names = {"model": model, "port": port, "key": os.environ[KEY_VARIABLE]}
             line = [each.format(**names) for each in OTHERS[kind]]
         else:
-            traced = ["-m", "benchmarks.traced", str(report)] if options.trace else ["-m"]
-            server = [LMDEPLOY[kind]] if options.trace or not report else [STAGED, str(report)]
+            program = [LMDEPLOY[kind]]
+            if report:
+                program = [TRACED, str(report), *program] if options.trace else [STAGED, str(report)]
             prefill = options.prefill_tokens or (STOCK_PREFILL if kind == "stock" else None)
             sizes = {"blocks": options.blocks, "batch": 64, "kv_bits": options.kv_bits, "prefill_tokens": prefill}
-            line = [*traced, *server, "--model", str(model), "--name", "m", "--port", str(port)]
+            line = ["-m", *program, "--model", str(model), "--name", "m", "--port", str(port)]
             line += ["--settings", json.dumps(sizes)]
         path = dict(each.split("=", 1) for each in options.path).get(kind)
         log = (options.work / f"{kind}.log").open("w", encoding="utf-8")
@@ -113,16 +115,16 @@ def measure(kind: str, options: argparse.Namespace) -> dict[str, Any]:
     try:
         found["start_seconds"] = round(server.ready(), 1)
         found["first turn"], found["follow-up"] = alone(server.url, "m", 8, 0, 32)
-        if report is not None and options.stages:
+        if report and options.stages:
             found["stages"] = stages(report)
-        if report is not None and options.trace:
+        if report and options.trace:
             server.process.send_signal(signal.SIGUSR1)
         for number in options.people:
             pause = options.pause * (1 if kind == "ours" else 2.5)
             found[f"{number} new"], found[f"{number} follow-ups"] = crowd(
                 server.url, "m", number, 1000 * number, options.tokens, pause=pause
             )
-        if report is not None and options.trace:
+        if report and options.trace:
             server.process.send_signal(signal.SIGUSR2)
             while not report.exists():
                 time.sleep(0.2)

@@ -68,6 +68,13 @@ CASES: Final[dict[str, dict[str, Any]]] = {
     "two": {"checkpointing": False, "accumulation": 2},
 }
 PROCESSES: Final = {"two": 2}
+_SWIFT: Final = f"""
+    --model_type=internvl_chat --template=internvl2 --max_length=16384 --save_strategy=no --logging_steps=1
+    --quant_method=bnb --quant_bits=4 --torch_dtype=bfloat16 --gradient_checkpointing=true
+    --tuner_type=lora --lora_rank=128 --lora_alpha=256 --lora_dropout=0 --freeze_aligner=false
+    --num_train_epochs={REPEATS} --per_device_train_batch_size={BATCH} --gradient_accumulation_steps=1
+    --learning_rate=2e-5 --weight_decay=0.05 --warmup_ratio={1 / 48}
+""".split()
 _STOCK: Final = """\
 import runpy, sys, tempfile, torch.distributed
 # XTuner asks for its rank even in a single process.
@@ -131,6 +138,19 @@ def result(
     }
 
 
+def run(line: list[str], log: Path, **environment: str) -> float:
+    """Run a command with `environment` added and its output in the file `log`; return the peak GPU memory in bytes."""
+    memory = Memory()
+    with log.open("w", encoding="utf-8") as output:
+        subprocess.run(line, check=True, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **environment})
+    return memory.peak()
+
+
+def newest(work: Path, pattern: str) -> Path:
+    """Return the file below `work` that matches `pattern` and was written last."""
+    return max(work.glob(pattern), key=lambda file: file.stat().st_mtime)
+
+
 def stock(base: Path, code: Path, data: Path, images: Path, folder: Path, *, dropout: float) -> dict[str, Any]:
     """Train with XTuner's own code and return the measurements."""
     rows = len(json.loads(data.read_text(encoding="utf-8")))
@@ -149,11 +169,8 @@ def stock(base: Path, code: Path, data: Path, images: Path, folder: Path, *, dro
     }
     line = [sys.executable, "-c", _STOCK, str(Path(__file__).parent / "xtuner_stock.py"), "--work-dir", str(work)]
     line += ["--cfg-options", *(f"{name}={value}" for name, value in options.items())]
-    memory = Memory()
-    with (folder / "stock.log").open("w", encoding="utf-8") as log:
-        subprocess.run(line, check=True, stdout=log, stderr=subprocess.STDOUT)
-    newest = max(work.glob("*/vis_data/scalars.json"), key=lambda file: file.stat().st_mtime)
-    return result("stock", rows * REPEATS, *scalars(newest), peak=memory.peak())
+    peak = run(line, folder / "stock.log")
+    return result("stock", rows * REPEATS, *scalars(newest(work, "*/vis_data/scalars.json")), peak=peak)
 
 
 def ours(case: str, base: Path, data: Path, images: Path, folder: Path, **changes: Any) -> dict[str, Any]:
@@ -195,11 +212,9 @@ def trl(case: str, base: Path, data: Path, images: Path, folder: Path, *, code: 
     line += ["--images", str(images), "--log", str(log), "--dropout", str(dropout)]
     line += ["--keep-activations"] if case == "trl-kept" else []
     line += ["--official", str(official(base, code, folder))] if case == "trl-official" else []
-    memory = Memory()
-    with (folder / f"{case}.log").open("w", encoding="utf-8") as output:
-        subprocess.run(line, check=True, stdout=output, stderr=subprocess.STDOUT)
+    peak = run(line, folder / f"{case}.log")
     losses, times = scalars(log)
-    return result(case, len(times) * BATCH, losses, times, peak=memory.peak())
+    return result(case, len(times) * BATCH, losses, times, peak=peak)
 
 
 def swift(base: Path, code: Path, data: Path, images: Path, folder: Path, *, site: Path, tiles: int) -> dict[str, Any]:
@@ -212,56 +227,26 @@ def swift(base: Path, code: Path, data: Path, images: Path, folder: Path, *, sit
             line: dict[str, Any] = {"messages": [{"role": role, "content": text} for role, text in messages]}
             file.write(json.dumps({**line, "images": [str(images / name) for name in row["image"]]}) + "\n")
     work = folder / "swift"
-    options = {
-        "model": official(base, code, folder),
-        "model_type": "internvl_chat",
-        "template": "internvl2",
-        "dataset": folder / "swift.rows.jsonl",
-        "output_dir": work,
-        "max_length": 16384,
-        "save_strategy": "no",
-        "quant_method": "bnb",
-        "quant_bits": 4,
-        "torch_dtype": "bfloat16",
-        "gradient_checkpointing": "true",
-        "tuner_type": "lora",
-        "lora_rank": 128,
-        "lora_alpha": 256,
-        "lora_dropout": 0,
-        "freeze_aligner": "false",
-        "num_train_epochs": REPEATS,
-        "per_device_train_batch_size": BATCH,
-        "gradient_accumulation_steps": 1,
-        "learning_rate": 2e-5,
-        "weight_decay": 0.05,
-        "warmup_ratio": 1 / 48,
-        "logging_steps": 1,
-    }
-    arguments = [f"--{name}={value}" for name, value in options.items()]
-    environment = {**os.environ, "PYTHONPATH": str(site), "MAX_NUM": str(tiles), "HF_HUB_OFFLINE": "1"}
-    memory = Memory()
-    with (folder / "swift.log").open("w", encoding="utf-8") as log:
-        command = [sys.executable, "-m", "swift.cli.sft", *arguments]
-        subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    newest = max(work.glob("*/logging.jsonl"), key=lambda file: file.stat().st_mtime)
-    lines = [json.loads(line) for line in newest.read_text(encoding="utf-8").splitlines()]
-    steps = [line for line in lines if "loss" in line]
+    paths = {"model": official(base, code, folder), "dataset": folder / "swift.rows.jsonl", "output_dir": work}
+    arguments = [*_SWIFT, *(f"--{name}={path}" for name, path in paths.items())]
+    command = [sys.executable, "-m", "swift.cli.sft", *arguments]
+    environment = {"PYTHONPATH": str(site), "MAX_NUM": str(tiles), "HF_HUB_OFFLINE": "1"}
+    peak = run(command, folder / "swift.log", **environment)
+    logged = [json.loads(line) for line in newest(work, "*/logging.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = [each for each in logged if "loss" in each]
     # The log has the mean time of all steps so far.
     ends = [number * step["train_speed(s/it)"] for number, step in enumerate(steps, 1)]
     times = [after - before for before, after in itertools.pairwise([0.0, *ends])]
-    return result("swift", len(rows) * REPEATS, [step["loss"] for step in steps], times, peak=memory.peak())
+    return result("swift", len(rows) * REPEATS, [step["loss"] for step in steps], times, peak=peak)
 
 
 def alike(folder: Path) -> dict[str, Any]:
     """Train with the configuration of `ours` and the model of `bfloat16_projector`; return the measurements."""
     line = [sys.executable, "-m", "xtuner.tools.train", str(folder / "ours" / "config.py")]
     line += ["--work-dir", str(folder / "alike"), "--cfg-options", "model.type=benchmarks.bfloat16_projector.Alike"]
-    memory = Memory()
-    with (folder / "alike.log").open("w", encoding="utf-8") as log:
-        subprocess.run(line, check=True, stdout=log, stderr=subprocess.STDOUT)
-    newest = max((folder / "alike").glob("*/vis_data/scalars.json"), key=lambda file: file.stat().st_mtime)
-    losses, times = scalars(newest)
-    return result("alike", len(times) * BATCH, losses, times, peak=memory.peak())
+    peak = run(line, folder / "alike.log")
+    losses, times = scalars(newest(folder / "alike", "*/vis_data/scalars.json"))
+    return result("alike", len(times) * BATCH, losses, times, peak=peak)
 
 
 def main() -> None:

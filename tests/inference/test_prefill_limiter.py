@@ -192,7 +192,7 @@ async def test_processed_pictures_cost_nothing_while_they_fit_in_the_cache() -> 
 
 @pytest.mark.parametrize(("tokens", "pictures"), [(16384, 4), (8192, 2), (4096, 1)])
 async def test_pictures_of_thirteen_tiles_in_one_iteration(tokens: int, pictures: int) -> None:
-    """With the default number of prefill tokens, two or four pictures of 13 tiles are processed at once."""
+    """An iteration of 16384, 8192 or 4096 tokens has room for four pictures of 13 tiles, two or one."""
     limiter = limiter_of(tokens)
     async with AsyncExitStack() as stack:
         for number in range(pictures):

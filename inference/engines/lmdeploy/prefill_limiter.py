@@ -46,8 +46,8 @@ class PrefillLimiter:
             tokens: The total number of tokens in the prompt.
             pictures: The number of tokens of each picture, by its fingerprint.
         """
-        cached = sum(part for fingerprint, part in pictures.items() if fingerprint in self._cached)
-        return tokens - cached if pictures.keys() - self._cached.keys() else 0
+        cached = [part for fingerprint, part in pictures.items() if fingerprint in self._cached]
+        return tokens - sum(cached) if len(cached) < len(pictures) else 0
 
     @asynccontextmanager
     async def room(self, tokens: int, pictures: Mapping[bytes, int]) -> AsyncIterator[Callable[[], None]]:
