@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,25 +23,6 @@ WHOLE: Final = "whole.safetensors"
 VISION: Final = "vision"
 
 _PREFIX: Final = "base_model.model."
-
-
-class _Buffers(threading.local):
-    """Memory in which each thread merges one weight after the other.
-
-    In fresh memory for each weight, page faults would take longer than the computation.
-    """
-
-    def __init__(self) -> None:
-        self._bytes = torch.empty(0, dtype=torch.uint8)
-
-    def like(self, weight: Tensor) -> list[Tensor]:
-        """Return two float32 tensors and one in the weight's dtype, with its shape and on its device."""
-        sizes = [4 * weight.numel(), 4 * weight.numel(), weight.nbytes]
-        if self._bytes.device != weight.device or len(self._bytes) < sum(sizes):
-            self._bytes = torch.empty(sum(sizes), dtype=torch.uint8, device=weight.device)
-        parts = torch.split(self._bytes[: sum(sizes)], sizes)
-        kinds = (torch.float32, torch.float32, weight.dtype)
-        return [part.view(kind).view(weight.shape) for part, kind in zip(parts, kinds, strict=True)]
 
 
 class Adapter:
@@ -56,7 +35,6 @@ class Adapter:
             ValueError: The adapter is of an unsupported kind.
         """
         self._factors = _read_lora(directory, "language_model.") | _read_lora(directory / VISION, "vision_model.")
-        self._buffers = _Buffers()
         whole = directory / WHOLE
         self._whole: Any = safe_open(whole, "pt") if whole.is_file() else None
         self._replaced = frozenset[str](self._whole.keys() if self._whole else ())  # type: ignore[no-untyped-call]
@@ -69,7 +47,7 @@ class Adapter:
         """Merge the adapter into a weight in float32, and return the result in the weight's dtype on its device.
 
         A low-rank adapter adds alpha / rank · B A (LoRA, arXiv 2106.09685). A weight that the adapter does not
-        change is returned unchanged. The result is valid until the thread's next call.
+        change is returned unchanged.
         """
         if name in self._replaced:
             replacement: Tensor = self._whole.get_tensor(name)
@@ -77,9 +55,8 @@ class Adapter:
         if name not in self._factors:
             return weight
         down, up, scale = self._factors[name]
-        change, sum_, result = self._buffers.like(weight)
-        torch.mm(up.to(weight.device).float(), down.to(weight.device).float(), out=change)
-        return result.copy_(sum_.copy_(weight).add_(change.mul_(scale)))
+        change = up.to(weight.device).float() @ down.to(weight.device).float()
+        return change.mul_(scale).add_(weight).to(weight.dtype)
 
     def finite(self) -> bool:
         """Return whether all trained weights are finite; a run that diverges leaves NaN or infinity in them."""

@@ -21,6 +21,7 @@ from safetensors import safe_open
 
 from inference.chat_format.template import jinja_chat_template
 from inference.internvl2.families import read_family
+from storage.atomic_files import start_writing_back
 from storage.model_manifest import MANIFEST
 from storage.translatable_reason import Reason
 from training.adapter import Adapter
@@ -30,7 +31,7 @@ from training.worker import Say, StageProgress, work
 
 _CHUNK: Final = 1 << 24
 _THREADS: Final = 4
-"""The number of weights merged at a time. Each takes ten bytes a value of memory, most of it for float32."""
+"""The number of weights merged at a time. Each takes six bytes a value of memory, most of it for float32."""
 
 
 def merge(job: MergeJob, say: Say) -> Outcome:
@@ -142,11 +143,12 @@ def _copy(reader: BinaryIO, writer: BinaryIO, begin: int, end: int) -> None:
 
 
 def _write(writer: BinaryIO, data: bytes | memoryview, place: int) -> None:
-    """Write all of `data` at the byte offset `place`."""
-    left = memoryview(data).cast("B")
+    """Write all of `data` at the byte offset `place`, and have the disk start writing it."""
+    left, begin = memoryview(data).cast("B"), place
     while left:
         written = os.pwrite(writer.fileno(), left, place)
         left, place = left[written:], place + written
+    start_writing_back(writer.fileno(), begin, place - begin)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from benchmarks.peers.load import alone, crowd, headers, open_loop
 from benchmarks.peers.memory_sampler import Memory
 from benchmarks.random_checkpoint import SIZES, checkpoint, official, set_tiles
 from inference.engines.access_key import KEY_VARIABLE, new_key
+from inference.process.environment import for_children
 from inference.serving.engine_launch import free_port
 
 LMDEPLOY: Final = {"stock": "benchmarks.peers.stock_server", "ours": "inference.engines.lmdeploy.server"}
@@ -77,10 +78,12 @@ class ServerProcess:
             line = ["-m", *program, "--model", str(model), "--name", "m", "--port", str(port)]
             line += ["--settings", json.dumps(sizes)]
         path = dict(each.split("=", 1) for each in options.path).get(kind)
+        # The bot starts its engines with this environment.
+        environment = for_children() if kind == "ours" else os.environ
         log = (options.work / f"{kind}.log").open("w", encoding="utf-8")
         self.process = subprocess.Popen(
             [sys.executable, *line],
-            env={**os.environ, **({"PYTHONPATH": path} if path else {})},
+            env={**environment, KEY_VARIABLE: os.environ[KEY_VARIABLE], **({"PYTHONPATH": path} if path else {})},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -70,7 +70,7 @@ CASES: Final[dict[str, dict[str, Any]]] = {
 PROCESSES: Final = {"two": 2}
 _SWIFT: Final = f"""
     --model_type=internvl_chat --template=internvl2 --max_length=16384 --save_strategy=no --logging_steps=1
-    --quant_method=bnb --quant_bits=4 --torch_dtype=bfloat16 --gradient_checkpointing=true
+    --torch_dtype=bfloat16 --gradient_checkpointing=true
     --tuner_type=lora --lora_rank=128 --lora_alpha=256 --lora_dropout=0 --freeze_aligner=false
     --num_train_epochs={REPEATS} --per_device_train_batch_size={BATCH} --gradient_accumulation_steps=1
     --learning_rate=2e-5 --weight_decay=0.05 --warmup_ratio={1 / 48}

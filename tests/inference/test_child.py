@@ -121,6 +121,19 @@ async def test_a_child_gets_no_secrets(tmp_path: Path, monkeypatch: pytest.Monke
     assert child.tail() == "CUE"
 
 
+@pytest.mark.parametrize(("own", "huge"), [({}, True), ({"THP_MEM_ALLOC_ENABLE": "0"}, False)])
+async def test_torch_uses_huge_pages_in_a_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: dict[str, str], huge: bool
+) -> None:
+    """torch asks for huge pages (the flag "hg" in proc(5)) for a child's large tensors, unless the operator sets 0."""
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    code = "import torch; kept = torch.ones(2**24); print(' hg ' in open('/proc/self/smaps').read())"
+    child = await Child.start(python(code), log=tmp_path / "log")
+    await child.wait()
+    assert child.tail() == str(huge)
+
+
 async def test_stop_terminates_first(tmp_path: Path) -> None:
     """`stop` lets a child that handles SIGTERM end by itself, and calling it again changes nothing."""
     code = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(5)); print('up'); time.sleep(60)"

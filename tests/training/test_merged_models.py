@@ -96,14 +96,16 @@ async def shelf(tmp_path: Path) -> AsyncIterator[Shelf]:
 async def test_the_live_the_previous_and_some_more_are_kept(shelf: Shelf) -> None:
     """Pruning keeps the live and previous models, a set number of the newest others, and models in use.
 
-    Older and rejected models that are not in use keep only their adapters.
+    Older and rejected models that are not in use keep only their adapters. An undecided model is kept like a candidate,
+    because an admin may promote it.
     """
-    names = [await shelf.add() for _ in range(5)]
+    names = [await shelf.add() for _ in range(4)]
+    undecided = await shelf.add(ModelState.UNDECIDED)
     rejected = await shelf.add(ModelState.REJECTED)
     for name in names[:2]:
         await shelf.ledger.promotions.make(name)
     assert await shelf.merged.prune(in_use=[rejected]) == [names[3], names[2]]
-    assert shelf.store.names() == sorted([*names[:2], names[4], rejected])
+    assert shelf.store.names() == sorted([*names[:2], undecided, rejected])
     assert await shelf.merged.prune() == [rejected]
     assert await shelf.merged.prune() == []
     assert all((shelf.places.runs / name.removeprefix("run-") / ADAPTER / WHOLE).is_file() for name in names)
