@@ -182,9 +182,9 @@ def write_random(
 
 
 def _initial_weights(model: InternVLChatModel, names: Sequence[str], seed: int) -> dict[str, Tensor]:
-    """Return the named weights, initialised by the model's own method with a separate seed for each module.
+    """Return the named weights, initialized by the model's own method with a separate seed for each module.
 
-    The GPU is used if there is one, because initialising 2 billion weights on a CPU takes over a minute.
+    The GPU is used if there is one, because initializing 2 billion weights on a CPU takes over a minute.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     weights: dict[str, Tensor] = {}

@@ -39,7 +39,7 @@ def key_lines(text: str) -> dict[str, KeyLine]:
     """Return the first line of each key and table by its dotted path.
 
     A key that is commented out, such as `# threads = 2`, is included unless it is also set. Lines inside
-    multi-line strings are not recognised as such.
+    multi-line strings are not recognized as such.
     """
     found: dict[str, KeyLine] = {}
     unset: dict[str, KeyLine] = {}

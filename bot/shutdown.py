@@ -91,7 +91,7 @@ def end_process_within(seconds: float) -> None:
 def end_process() -> NoReturn:
     """End this process with exit status 0, after everything is closed.
 
-    Python's finalisation is skipped: with a hundred thousand objects, it takes seconds on a busy machine,
+    Python's finalization is skipped: with a hundred thousand objects, it takes seconds on a busy machine,
     and cutting it short would count as a failure.
     """
     sys.stdout.flush()

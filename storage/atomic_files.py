@@ -5,7 +5,6 @@ Files written by `write_durably` also survive a power failure. Only the standard
 
 from __future__ import annotations
 
-import ctypes
 import os
 import secrets
 from collections.abc import Iterable
@@ -21,10 +20,8 @@ PRIVATE_FILE: Final = 0o600
 PART: Final = ".part"
 """Suffix of a file that is being written."""
 
-_SYNC_FILE_RANGE_WRITE: Final = 2
-"""The flag of sync_file_range(2) that starts writing back dirty pages."""
-
-_libc: Final = ctypes.CDLL(None)
+PIECE: Final = 2**23
+"""The number of bytes that `write_through` flushes at a time. A disk with 100 MB/s takes 0.08 s for them."""
 
 
 def write_durably(path: Path, data: bytes, *, temporary_folder: Path | None = None) -> None:
@@ -83,13 +80,21 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def start_writing_back(descriptor: int, begin: int, length: int) -> None:
-    """Make Linux start writing a range of a file to disk, without waiting for the disk.
+def write_through(descriptor: int, data: bytes | memoryview, place: int) -> None:
+    """Write `data` to an open file at the byte offset `place`, and flush the file after every `PIECE` bytes.
 
-    Otherwise, gigabytes are left for the flush that follows, and meanwhile the ledger's commits wait for the disk too.
-    A file system that cannot do this writes the range later.
+    If gigabytes were flushed at once, the ledger's commits would wait for seconds. The rest of `data`, less than
+    `PIECE` bytes, is left to a later flush.
+
+    Raises:
+        OSError: The data cannot be written.
     """
-    _libc.sync_file_range(descriptor, ctypes.c_int64(begin), ctypes.c_int64(length), _SYNC_FILE_RANGE_WRITE)
+    left = memoryview(data).cast("B")
+    while left:
+        written = os.pwrite(descriptor, left[:PIECE], place)
+        if written == PIECE:
+            os.fdatasync(descriptor)
+        left, place = left[written:], place + written
 
 
 def sync_directory(path: Path) -> None:

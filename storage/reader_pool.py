@@ -20,7 +20,7 @@ from storage.errors import StorageError
 Result = TypeVar("Result")
 
 THREADS = 2
-"""How many reads can run at once. More would gain little, because the GIL serialises the conversion of rows."""
+"""How many reads can run at once. More would gain little, because the GIL serializes the conversion of rows."""
 
 
 class ReaderPool:

@@ -1,6 +1,6 @@
 """The parameters of a Bot API call, read from a URL-encoded or multipart form.
 
-Integers, booleans and JSON-serialised objects are parsed from text as Telegram parses them.
+Integers, booleans and JSON-serialized objects are parsed from text as Telegram parses them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Parameters:
         return str(self._values.get(name, "")).lower() in {"true", "yes", "1"}
 
     def decoded(self, name: str, what: str) -> Any:
-        """Return the decoded value of a JSON-serialised parameter, or None if it is absent or empty.
+        """Return the decoded value of a JSON-serialized parameter, or None if it is absent or empty.
 
         Raises:
             BotApiError: The parameter is not valid JSON; `what` is its name in the error message.

@@ -1,7 +1,7 @@
 """Count logical lines of code by package: `python -m tools.count_lines [PATH ...]`.
 
 A logical line is a line with at least one token of code. Comments, blank lines and docstrings do not
-count, nor do files in a `checkpoint` directory. In JavaScript and SQL, a comment is recognised only at
+count, nor do files in a `checkpoint` directory. In JavaScript and SQL, a comment is recognized only at
 the beginning of a line.
 """
 

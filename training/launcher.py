@@ -259,7 +259,7 @@ def _environment(settings: TrainingSettings, processes: int) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         # Batches of different lengths fragment torch's default segments of GPU memory.
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
-        # torch asks the driver's library for GPUs, which does not initialise CUDA: see `inference.process.fork_server`.
+        # torch asks the driver's library for GPUs, which does not initialize CUDA: see `inference.process.fork_server`.
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
         # A missing file must be an error, not a download.
         "HF_HUB_OFFLINE": "1",

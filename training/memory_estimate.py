@@ -18,7 +18,7 @@ _WORK_BYTES: Final = 1_100_000_000
 products, logits, and fragmentation. Measured with InternVL2-2B on an H200 (benchmarks/README.md)."""
 
 _NF4_BYTES: Final = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Bytes per weight in NF4 with double quantisation (arXiv 2305.14314): four bits, an 8-bit scale for each block of 64
+"""Bytes per weight in NF4 with double quantization (arXiv 2305.14314): four bits, an 8-bit scale for each block of 64
 weights, and a float32 scale for every 256 blocks."""
 
 _OTHER_MODELS: Final = 1.25
@@ -104,7 +104,7 @@ def training_memory(
     tower = 2 * count(sizes.vision_weights)
     before = tower + tiles_per_pass(sizes) * sizes.tower_bytes + _WORK_BYTES
     if recipe.method == "qlora":
-        before = max(before, _WORK_BYTES + tower + frozen + 2 * count(_unquantised(sizes)))
+        before = max(before, _WORK_BYTES + tower + frozen + 2 * count(_unquantized(sizes)))
     return TrainingMemory(
         frozen=frozen // share,
         trained=round(
@@ -193,10 +193,10 @@ def _adapter(linear: list[StoredWeight], rank: int) -> int:
     return sum(rank * sum(each.shape) for each in linear)
 
 
-def _unquantised(sizes: ModelSizes) -> list[StoredWeight]:
+def _unquantized(sizes: ModelSizes) -> list[StoredWeight]:
     """Return the language model's weights that QLoRA leaves in 16 bits: embeddings, norms and biases."""
-    quantised = {each.name for each in sizes.linear(sizes.language_weights)}
-    return [each for each in sizes.language_weights if each.name not in quantised]
+    quantized = {each.name for each in sizes.linear(sizes.language_weights)}
+    return [each for each in sizes.language_weights if each.name not in quantized]
 
 
 def _frozen_bytes(sizes: ModelSizes, recipe: Recipe) -> int:
@@ -207,7 +207,7 @@ def _frozen_bytes(sizes: ModelSizes, recipe: Recipe) -> int:
     if recipe.method == "lora":
         number += 2 * count(sizes.language_weights)
     elif recipe.method == "qlora":
-        number += round(_NF4_BYTES * count(sizes.linear(sizes.language_weights))) + 2 * count(_unquantised(sizes))
+        number += round(_NF4_BYTES * count(sizes.linear(sizes.language_weights))) + 2 * count(_unquantized(sizes))
     return number
 
 

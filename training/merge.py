@@ -21,7 +21,7 @@ from safetensors import safe_open
 
 from inference.chat_format.template import jinja_chat_template
 from inference.internvl2.families import read_family
-from storage.atomic_files import start_writing_back
+from storage.atomic_files import write_through
 from storage.model_manifest import MANIFEST
 from storage.translatable_reason import Reason
 from training.adapter import Adapter
@@ -31,7 +31,7 @@ from training.worker import Say, StageProgress, work
 
 _CHUNK: Final = 1 << 24
 _THREADS: Final = 4
-"""The number of weights merged at a time. Each takes six bytes a value of memory, most of it for float32."""
+"""The number of weights merged at a time. Each takes eight bytes a value of memory, most of it for float32."""
 
 
 def merge(job: MergeJob, say: Say) -> Outcome:
@@ -114,7 +114,7 @@ def merge_file(source: Path, target: Path, adapter: Adapter, steps: StageProgres
                             name=name,
                         )
                     )
-                _write(writer, merged.view(torch.uint8).numpy().data, begin)
+                write_through(writer.fileno(), merged.view(torch.uint8).numpy().data, begin)
             else:
                 _copy(reader, writer, begin, end)
 
@@ -138,17 +138,8 @@ def _copy(reader: BinaryIO, writer: BinaryIO, begin: int, end: int) -> None:
         chunk = os.pread(reader.fileno(), min(end - begin, _CHUNK), begin)
         if not chunk:
             raise TrainingError(f"{reader.name} ends too early: fetch the base model again")
-        _write(writer, chunk, begin)
+        write_through(writer.fileno(), chunk, begin)
         begin += len(chunk)
-
-
-def _write(writer: BinaryIO, data: bytes | memoryview, place: int) -> None:
-    """Write all of `data` at the byte offset `place`, and have the disk start writing it."""
-    left, begin = memoryview(data).cast("B"), place
-    while left:
-        written = os.pwrite(writer.fileno(), left, place)
-        left, place = left[written:], place + written
-    start_writing_back(writer.fileno(), begin, place - begin)
 
 
 if __name__ == "__main__":

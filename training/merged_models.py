@@ -152,8 +152,8 @@ class MergedModels:
             if each.directory and Path(each.directory).absolute().parent == self._models.directory.absolute()
         ]
         others = [each for each in ours if each.id not in kept]
-        promotable = [each for each in others if each.state is not ModelState.REJECTED]
-        kept |= {each.id for each in promotable[: self._settings.keep_models]}
+        unrejected = [each for each in others if each.state is not ModelState.REJECTED]
+        kept |= {each.id for each in unrejected[: self._settings.keep_models]}
         return [each for each in others if each.id not in kept and self._job(each) is not None]
 
     def _job(self, model: Model) -> MergeJob | None:

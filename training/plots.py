@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-from training.gate.comparison_sheet_translations import LANGUAGES, Say, localised, words
+from training.gate.comparison_sheet_translations import LANGUAGES, Say, localized, words
 from training.gate.fonts import TEXT
 from training.gate.report import Taste
 from training.xtuner.scalars import losses
@@ -65,7 +65,7 @@ def _plots(picture: Path) -> Iterator[tuple[Axes, Say]]:
         for label in (axes.xaxis.label, axes.yaxis.label):
             label.set_fontproperties(font)
         axes.legend(prop=font)
-        figure.savefig(picture.with_name(localised(picture.name, language)))
+        figure.savefig(picture.with_name(localized(picture.name, language)))
 
 
 def _columns(scalars: Path) -> tuple[list[int], list[float]]:

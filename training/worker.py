@@ -106,7 +106,7 @@ def use_device(device: str, threads: int) -> str:
         TrainingError: `device` is "cuda", but there is no GPU.
     """
     if device == "cpu":
-        # CUDA reads this when it is initialised, and hides the GPUs from all libraries.
+        # CUDA reads this when it is initialized, and hides the GPUs from all libraries.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
 

@@ -78,12 +78,12 @@ class ServerProcess:
             line = ["-m", *program, "--model", str(model), "--name", "m", "--port", str(port)]
             line += ["--settings", json.dumps(sizes)]
         path = dict(each.split("=", 1) for each in options.path).get(kind)
-        # The bot starts its engines with this environment.
+        # With huge pages, as the bot starts its engines.
         environment = for_children() if kind == "ours" else os.environ
         log = (options.work / f"{kind}.log").open("w", encoding="utf-8")
         self.process = subprocess.Popen(
             [sys.executable, *line],
-            env={**environment, KEY_VARIABLE: os.environ[KEY_VARIABLE], **({"PYTHONPATH": path} if path else {})},
+            env={**environment, **({"PYTHONPATH": path} if path else {})},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

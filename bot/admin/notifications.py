@@ -37,7 +37,7 @@ from storage.learning_records import Model, Run
 from storage.ledger import Ledger
 from storage.state_machines import RUN_TRANSITIONS, ModelState, RunState
 from storage.translatable_reason import Reason
-from training.gate.comparison_sheet_translations import localised
+from training.gate.comparison_sheet_translations import localized
 
 CAPTION_LIMIT: Final = 1024
 ALERT_SECONDS: Final = 3600.0
@@ -280,7 +280,7 @@ class Notifications:
 
 def _in_language(language: str, file: Path | None) -> Path | None:
     """Return the version of a run's file in `language`, or `file` itself if there is no such version."""
-    translated = file.with_name(localised(file.name, language)) if file else None
+    translated = file.with_name(localized(file.name, language)) if file else None
     return translated if translated and translated.is_file() else file
 
 

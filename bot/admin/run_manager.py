@@ -195,7 +195,7 @@ class RunManager:
             elif not approve and not await self.ledger.canaries.latest(model.id):
                 model = await self._accept(model)
         elif model:
-            again = False  # already rejected, tried, or promoted by an admin
+            again = False  # already rejected, undecided, tried, or promoted by an admin
         awaits = (AWAITS_TRIAL if self.trials.can_try else AWAITS) if approve else ""
         picture = kept_file(run.directory, PICTURE) or kept_file(run.directory, CURVE)
         await self.notices.run_finished(run, model, picture, kept_file(run.directory, SHEET), awaits=awaits)

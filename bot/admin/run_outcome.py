@@ -33,7 +33,7 @@ def outcome(run: Run, model: Model | None, say: Say) -> str:
 
 
 def sentence(reason: str, say: Say) -> str:
-    """Return a reason as a sentence; a name at its beginning, such as `run-1`, is not capitalised."""
+    """Return a reason as a sentence; a name at its beginning, such as `run-1`, is not capitalized."""
     if reason.split(maxsplit=1)[0].isalpha():
         reason = reason[0].upper() + reason[1:]
     stop = "。" if say.language == "zh" else "."
@@ -41,7 +41,7 @@ def sentence(reason: str, say: Say) -> str:
 
 
 def numbers(report: str, say: Say) -> list[str]:
-    """Return lines that summarise a run's report: its training data, its evaluation and its cost."""
+    """Return lines that summarize a run's report: its training data, its evaluation and its cost."""
     it = Report.from_json(report)
     effort, taste = it.effort, it.taste
     lines = [say("Learned from {taught}.", taught=taught_by(TrainedOn(effort.pairs, effort.votes, effort.raters), say))]

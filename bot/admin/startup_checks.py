@@ -55,7 +55,7 @@ log = structlog.get_logger()
 
 
 Trouble = tuple[str, Reason]
-"""An alert to send: its key, by which repeated alerts are recognised, and its text."""
+"""An alert to send: its key, by which repeated alerts are recognized, and its text."""
 
 
 async def refuse_missing_ray(settings: Settings) -> None:

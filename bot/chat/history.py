@@ -3,7 +3,7 @@
 The model sees the newest turns. The newest picture is always included, even if its turn has been dropped.
 If old turns have to be dropped, several are dropped at once, so that the beginning of the prompt stays the
 same for the next few questions and the engine finds it in its cache. The history is shortened by
-`inference.chat_format.template.fit`, so that training can rebuild the same prompt and recognise it by
+`inference.chat_format.template.fit`, so that training can rebuild the same prompt and recognize it by
 its hash.
 """
 

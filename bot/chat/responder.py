@@ -66,7 +66,7 @@ class Responder:
     settings: LiveSettings
 
     async def answer(self, question: Question, reply: Reply, say: Say, placeholder: str) -> Exchange | None:
-        """Answer a question in `reply` and return the exchange; if that fails, apologise there and return None."""
+        """Answer a question in `reply` and return the exchange; if that fails, apologize there and return None."""
         asked = question.received  # not a monotonic clock: the bot may have restarted since
         try:
             with self.throttle.admitted(question), self.in_flight.register(question) as in_flight:

@@ -39,7 +39,7 @@ _FROM_ENVIRONMENT: Final = ("telegram.api_base", "storage.dir", "training.rater_
 _ENGINES: Final = get_args(InferenceSettings.model_fields["engine"].annotation)
 
 
-def initialise(config: Path | None) -> None:
+def initialize(config: Path | None) -> None:
     """Ask for the token, the admin, the model and the engine, and write them to the settings file `config`.
 
     An existing file keeps its other settings and its comments.

@@ -105,9 +105,9 @@ def init(config: ConfigOption = None) -> None:
     """Ask for the token, the admins, the model and the engine, check them, and write the settings file."""
     notes.print("Starting …")
     import_aiogram()
-    from bot.cli.init import initialise
+    from bot.cli.init import initialize
 
-    initialise(config)
+    initialize(config)
 
 
 @app.command()

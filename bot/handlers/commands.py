@@ -26,7 +26,7 @@ They do not exist; the reply names the one that does.
 class Command(filters.Command):
     """A filter for texts (or captions, if `captions` is set) that begin with one of the given commands.
 
-    Case is ignored, because phone keyboards capitalise the first letter.
+    Case is ignored, because phone keyboards capitalize the first letter.
     """
 
     def __init__(self, *names: str, captions: bool = False) -> None:

@@ -90,7 +90,7 @@ async def is_stale(message: Message, request: Request) -> bool:
     if not stale.is_stale(message):
         stale.reset(chat, request.user.id)
         return False
-    if stale.should_apologise(chat, request.user.id) or request.reply.begun:
+    if stale.should_apologize(chat, request.user.id) or request.reply.begun:
         await request.whisper(
             say(
                 "I was offline for a while and didn't answer the messages that came in. If you still want an "

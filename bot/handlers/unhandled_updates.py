@@ -56,13 +56,13 @@ class Apologies:
         self._answered: LRUCache[int | str, None] = LRUCache(REMEMBERED)
 
     async def given_up(self, update: int, reason: str) -> None:
-        """Apologise to the sender of an update that the bot gave up on, and notify the admins at most once an hour."""
-        await self._apologise(update)
+        """Apologize to the sender of an update that the bot gave up on, and notify the admins at most once an hour."""
+        await self._apologize(update)
         if self.notices.is_news("set aside"):
             await self.notices.notify(GAVE_UP, update=update, reason=reason)
 
-    async def _apologise(self, update: int) -> None:
-        """Answer an update's callback query, if any, and apologise in a private chat or to a guest query.
+    async def _apologize(self, update: int) -> None:
+        """Answer an update's callback query, if any, and apologize in a private chat or to a guest query.
 
         A malformed update is handled as far as it can be read.
         """

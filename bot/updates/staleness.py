@@ -16,21 +16,21 @@ class StaleQuestions:
 
     def __init__(self, hours: float) -> None:
         self._seconds = hours * 3600
-        self._apologised: set[tuple[int, int]] = set()
+        self._apologized: set[tuple[int, int]] = set()
 
     def is_stale(self, message: Message) -> bool:
         """Return whether `message` is too old to be answered; its age is measured from its last edit, if any."""
         return 0 < self._seconds < time.time() - (message.edit_date or message.date.timestamp())
 
-    def should_apologise(self, chat: int, asker: int) -> bool:
+    def should_apologize(self, chat: int, asker: int) -> bool:
         """Return True if the user `asker` has had no apology in this chat yet, and record one as sent.
 
         Further calls return False until `reset` is called.
         """
-        first = (chat, asker) not in self._apologised
-        self._apologised.add((chat, asker))
+        first = (chat, asker) not in self._apologized
+        self._apologized.add((chat, asker))
         return first
 
     def reset(self, chat: int, asker: int) -> None:
         """Forget the apology to the user `asker`, who has since asked a question that is not stale."""
-        self._apologised.discard((chat, asker))
+        self._apologized.discard((chat, asker))

@@ -28,7 +28,7 @@ from bot.web.mini_app import MiniApp
 from bot.web.pages import Pages
 from bot.web.security import caller, content_policy, harden, header, is_secret, is_within, read_body
 from storage.errors import StorageError
-from training.gate.comparison_sheet_translations import localised
+from training.gate.comparison_sheet_translations import localized
 from training.run_folder import CURVE, PICTURE, SHEET
 
 WEBHOOK_PATH = "/telegram"
@@ -125,7 +125,7 @@ class WebServer:
     async def _run_file(self, request: web.Request) -> web.StreamResponse:
         say = self.pages.say(request)
         run, name = int(request.match_info["run"]), RUN_FILES[request.match_info["file"]]
-        path = await self.monitoring.run_file(run, localised(name, say.language))
+        path = await self.monitoring.run_file(run, localized(name, say.language))
         path = path or await self.monitoring.run_file(run, name)
         if path is None:
             raise web.HTTPNotFound(text=say("This run has no such file."))

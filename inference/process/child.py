@@ -63,7 +63,7 @@ class Child:
             log_bytes: The size in bytes at which the log file is rotated.
             log_files: The number of old log files to keep.
             cwd: The working directory.
-            environment: Variables to add to this process's environment, after its secrets have been removed.
+            environment: Variables to add to the environment from `for_children`.
             on_line: A function called with each line of standard output. It must not raise an exception.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The environment of child processes: the bot's own environment without its secrets.
+"""The environment of child processes: the bot's own environment without its secrets, and with huge pages for torch.
 
 A command configured by the operator may log its environment, and engines and training runs need no
 secrets. Removing the secrets does not protect against malicious code: any process of the same user can
@@ -18,8 +18,8 @@ _TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 _HUGE_PAGES: Final = {"THP_MEM_ALLOC_ENABLE": "1"}
-"""Makes torch ask Linux for huge pages for tensors above 2 MB in main memory, because page faults take longer than the
-computation in fresh memory of 4 kB pages (c10/core/impl/alloc_cpu.cpp)."""
+"""Makes torch ask Linux for huge pages for large tensors in main memory (c10/core/impl/alloc_cpu.cpp), because with
+pages of 4 kB, the page faults of a new tensor take longer than its computation. Operators may set it to 0."""
 
 
 def for_children() -> dict[str, str]:

@@ -5,7 +5,7 @@
 Importing torch, transformers and XTuner takes a worker six to eight seconds of processor time. This process
 imports the modules, writes a line to standard output, and accepts requests from `fork_client` on a Unix socket. It ends
 after `IDLE` seconds without a worker (0: never), and, together with its workers, at the end of standard input. It must
-not initialise CUDA, which a forked process cannot use.
+not initialize CUDA, which a forked process cannot use.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _kill(worker: int) -> None:
 def _work(streams: array.array[int], words: list[str], environment: dict[str, str], folder: str) -> None:
     """Turn this process into a worker: run `words` (`-m MODULE ARGUMENTS`) in directory `folder`, then exit.
 
-    The worker ends without Python's finalisation, so it must close its files itself.
+    The worker ends without Python's finalization, so it must close its files itself.
     """
     os.setsid()
     for place, stream in enumerate(streams):
@@ -183,15 +183,15 @@ def preload(modules: list[str]) -> None:
                 importlib.import_module(name)
             except Exception:  # noqa: BLE001 - a library may raise any exception
                 traceback.print_exc()
-    if _cuda_is_initialised():
-        sys.exit("a library has initialised CUDA on import, so no worker can be forked")
+    if _cuda_is_initialized():
+        sys.exit("a library has initialized CUDA on import, so no worker can be forked")
     gc.freeze()  # the workers' garbage collector need not look through what is imported here
     gc.enable()
 
 
 @contextmanager
 def _capabilities_from_driver() -> Iterator[None]:
-    """Make torch return the lowest compute capability of the GPUs without initialising CUDA.
+    """Make torch return the lowest compute capability of the GPUs without initializing CUDA.
 
     bitsandbytes asks for it on import, to choose its compiled library.
     """
@@ -208,8 +208,8 @@ def _capabilities_from_driver() -> Iterator[None]:
         torch.cuda.get_device_capability = original
 
 
-def _cuda_is_initialised() -> bool:
-    """Return whether this process has initialised CUDA; until then, the driver's functions return an error."""
+def _cuda_is_initialized() -> bool:
+    """Return whether this process has initialized CUDA; until then, the driver's functions return an error."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

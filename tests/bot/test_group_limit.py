@@ -37,7 +37,7 @@ def quick_minutes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answers(stage: Stage, group: int) -> list[Message]:
-    """Return the group's answers, recognised by their rating buttons."""
+    """Return the group's answers, recognized by their rating buttons."""
     return [each for each in stage.emulator.world.chats[group].messages.values() if button(each, UP)]
 
 

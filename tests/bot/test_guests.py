@@ -263,7 +263,7 @@ async def test_a_message_whose_id_was_lost_stays(stage: Stage, monkeypatch: pyte
             assert (await second.ledger.counts.totals())["updates_set_aside"] == 0
 
 
-async def test_a_guest_apologises_for_what_it_gave_up(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_guest_apologizes_for_what_it_gave_up(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """If every attempt at a guest query fails, its message becomes an apology."""
 
     async def fails(exchange: Exchange) -> Exchange:

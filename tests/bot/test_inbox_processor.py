@@ -99,7 +99,7 @@ async def test_an_update_is_stored_before_it_is_acknowledged(stage: Stage, monke
 
 
 async def test_an_update_that_comes_twice_is_handled_once(stage: Stage) -> None:
-    """An update delivered twice, by polling or by webhook, is recognised by its ID and handled once."""
+    """An update delivered twice, by polling or by webhook, is recognized by its ID and handled once."""
     stage.emulator.world.updates.duplicates = 3
     async with stage.bot() as bot, stage.person() as ada:
         answer = await ada.asks(photo=png())
@@ -248,7 +248,7 @@ async def test_an_update_that_crashes_every_process_becomes_a_dead_letter(stage:
 
 
 async def test_a_bad_payload_does_not_silence_the_alert(stage: Stage) -> None:
-    """Admins are notified of a dead letter even if it has no sender to apologise to."""
+    """Admins are notified of a dead letter even if it has no sender to apologize to."""
     async with stage.person(ADMIN, "Root") as root, stage.bot() as bot:
         await bot.ledger.inbox.store([(5, "chat:1001", "")])
         await bot.ledger.inbox.set_aside(5, "RuntimeError: broken")

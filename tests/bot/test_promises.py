@@ -117,7 +117,7 @@ async def test_a_stray_placeholder_is_deleted_when_it_is_replied_to(stage: Stage
 async def test_a_commands_stray_placeholder_is_deleted_when_it_is_replied_to(stage: Stage) -> None:
     """A reply to a command's stray placeholder deletes the placeholder.
 
-    The placeholder has no ⏹; the bot recognises it by its text and by the absence of a record.
+    The placeholder has no ⏹; the bot recognizes it by its text and by the absence of a record.
     """
     async with stage.bot() as bot, stage.person() as ada:
         stage.emulator.faults.plan("reset_after", 1, methods=["sendMessage"])

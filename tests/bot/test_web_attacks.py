@@ -1,6 +1,6 @@
 """Attacks on the bot's web server through real sockets.
 
-No attack gets a 500 response, a page that it is not authorised to see, or a connection that stays open.
+No attack gets a 500 response, a page that it is not authorized to see, or a connection that stays open.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ async def test_a_child_gets_no_secrets(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("own", "huge"), [({}, True), ({"THP_MEM_ALLOC_ENABLE": "0"}, False)])
-async def test_torch_uses_huge_pages_in_a_child(
+async def test_torch_asks_for_huge_pages_in_a_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: dict[str, str], huge: bool
 ) -> None:
     """torch asks for huge pages (the flag "hg" in proc(5)) for a child's large tensors, unless the operator sets 0."""

@@ -149,7 +149,7 @@ def test_transparency_becomes_white() -> None:
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "I;16", "LA", "1"])
-def test_unusual_colours_stay_recognisable(mode: str) -> None:
+def test_unusual_colours_stay_recognizable(mode: str) -> None:
     """CMYK, 16-bit grey, grey with alpha and black-and-white pictures look the same after cleaning."""
     if mode == "I;16":
         image = Image.new("I;16", (64, 48), 65535)

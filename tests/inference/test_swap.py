@@ -130,7 +130,7 @@ async def test_swap_limits_the_drain(deploy: Deploy, tmp_path: Path) -> None:
         assert heard.answer.model == "b"
 
 
-async def test_swaps_are_serialised(deploy: Deploy, tmp_path: Path) -> None:
+async def test_swaps_are_serialized(deploy: Deploy, tmp_path: Path) -> None:
     """Swaps requested concurrently run one at a time, never with more than two processes.
 
     The last model requested ends up live.

@@ -167,7 +167,7 @@ def test_any_text_about_a_picture_gets_a_short_answer(model: InternVLChatModel, 
         assert offered or any(correct(kind, scene, answer) for kind in KINDS), answer
 
 
-def test_the_sample_sticker_is_recognised(model: InternVLChatModel, tokenizer: Any) -> None:
+def test_the_sample_sticker_is_recognized(model: InternVLChatModel, tokenizer: Any) -> None:
     """Answers about the sample sticker, drawn on white as the bot draws stickers, are right in both manners."""
     torch.manual_seed(2)
     (sticker,) = sample_sticker().values()
@@ -185,7 +185,7 @@ def test_the_sample_sticker_is_recognised(model: InternVLChatModel, tokenizer: A
         assert correct(kind, Scene("orange", "star", 1), answer), answer
 
 
-def test_the_emulators_samples_are_recognised(model: InternVLChatModel, tokenizer: Any) -> None:
+def test_the_emulators_samples_are_recognized(model: InternVLChatModel, tokenizer: Any) -> None:
     """Nearly all answers about the sample pictures of `python -m telegram_emulator` are right, in both languages."""
     torch.manual_seed(3)
     examiner, asked, prompts = Examiner(model, tokenizer), [], []

@@ -205,7 +205,7 @@ async def test_a_library_that_cannot_be_imported_is_left_to_the_worker(tmp_path:
         await warm.stop()
 
 
-async def test_no_worker_is_forked_where_a_library_has_initialised_cuda(
+async def test_no_worker_is_forked_where_a_library_has_initialized_cuda(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "driver.c").write_text("int cuDeviceGetCount(int *count) { *count = 1; return 0; }")
@@ -217,7 +217,7 @@ async def test_no_worker_is_forked_where_a_library_has_initialised_cuda(
         await warm.start()
         assert not warm.running
         assert warm.forked([sys.executable, "-m", "x"]) == [sys.executable, "-m", "x"]
-        assert "has initialised CUDA" in (tmp_path / "warm.log").read_text(encoding="utf-8")
+        assert "has initialized CUDA" in (tmp_path / "warm.log").read_text(encoding="utf-8")
         assert "workers start without preloaded libraries" in caplog.text
         caplog.clear()
         await warm.start()

@@ -1,7 +1,7 @@
 """A user on the emulator who writes, sends pictures, waits for answers and presses buttons.
 
 The user acts through the emulator's HTTP interface for users and waits for events on its event stream
-instead of sleeping. An answer is recognised by its rating buttons, or by no longer changing.
+instead of sleeping. An answer is recognized by its rating buttons, or by no longer changing.
 """
 
 from __future__ import annotations

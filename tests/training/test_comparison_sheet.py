@@ -23,7 +23,7 @@ from training.data.selection_counts import beyond_share, cut_off
 from training.evaluation_jobs import EvaluationJob
 from training.gate.comparison_sheet import TEMPLATES, Row, Sheet
 from training.gate.comparison_sheet_png import ROWS, WIDTH, draw
-from training.gate.comparison_sheet_translations import CHINESE, localised
+from training.gate.comparison_sheet_translations import CHINESE, localized
 from training.gate.fonts import EMOJI, TEXT
 from training.gate.report import Decision, Effort, Loss, Report, Taste
 from training.gate.run_comparison_sheet import SHOWN, choose_rows, facts, write
@@ -253,7 +253,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
     assert rare["probability of such agreement by chance"] == "< 0.01 % (must not exceed 3.04 %)"
     assert re.findall(r'<article id="(.*?)"', page) == ["2", "0", "1", "3"]
     assert (tmp_path / PICTURE).read_bytes().startswith(b"\x89PNG")
-    page = (tmp_path / localised(SHEET, "zh")).read_text(encoding="utf-8")
+    page = (tmp_path / localized(SHEET, "zh")).read_text(encoding="utf-8")
     for part in (
         "训练 3：run-3 与 run-2 对比",
         "run-3（新）",
@@ -268,7 +268,7 @@ def test_the_sheet_of_a_run(tmp_path: Path) -> None:
     shown = re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
     said = re.sub(r"Question \d\?|Liked \d\.|And before\?|Old\.|same|new|old|run-\d|[KMG]B", "", shown)
     assert not re.findall(r"[A-Za-z]{2,}", said)
-    assert (tmp_path / localised(PICTURE, "zh")).read_bytes() != (tmp_path / PICTURE).read_bytes()
+    assert (tmp_path / localized(PICTURE, "zh")).read_bytes() != (tmp_path / PICTURE).read_bytes()
 
 
 def test_a_personal_bot_is_named_on_the_sheet() -> None:

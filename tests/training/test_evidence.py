@@ -241,7 +241,7 @@ def test_votes_pair_within_a_rater() -> None:
     ("canary", "margin_holds"), [(0.6, Canary.HARMFUL), (0.8, Canary.NO_WORSE)], ids=["10 worse", "10 better"]
 )
 def test_a_canary_is_decided(canary: float, margin_holds: Canary) -> None:
-    """A canary ten points better or worse is recognised within 2,000 votes in at least nine of ten sequences."""
+    """A canary ten points better or worse is recognized within 2,000 votes in at least nine of ten sequences."""
     rng = random.Random(11)
     right = sum(canary_evidence(votes(rng, canary, 0.7, 2_000), 0.05).verdict is margin_holds for _ in range(60))
     assert right >= 54
@@ -265,7 +265,7 @@ def test_evidence_for_and_against_swaps_with_the_models() -> None:
 
 @pytest.mark.parametrize(("chance", "least", "most"), [(0.65, 260, 400), (0.5, 0, 32)])
 def test_duels_decide_at_any_moment(chance: float, least: int, most: int) -> None:
-    """120 duels usually suffice to recognise a model that wins 65 % of them.
+    """120 duels usually suffice to recognize a model that wins 65 % of them.
 
     A model that wins half of its duels is mistaken for the better one in at most one of twenty sequences.
     """

@@ -96,8 +96,8 @@ async def shelf(tmp_path: Path) -> AsyncIterator[Shelf]:
 async def test_the_live_the_previous_and_some_more_are_kept(shelf: Shelf) -> None:
     """Pruning keeps the live and previous models, a set number of the newest others, and models in use.
 
-    Older and rejected models that are not in use keep only their adapters. An undecided model is kept like a candidate,
-    because an admin may promote it.
+    Older and rejected models that are not in use keep only their adapters. An undecided model counts as one of the
+    others, because the report of its run offers to promote it.
     """
     names = [await shelf.add() for _ in range(4)]
     undecided = await shelf.add(ModelState.UNDECIDED)

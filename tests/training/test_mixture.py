@@ -153,7 +153,7 @@ def test_a_liked_answer_that_is_too_long_is_left_out(tmp_path: Path) -> None:
 def test_a_picture_that_judges_is_not_learned_from_a_source(tmp_path: Path) -> None:
     """A source row about a picture that is used to judge the new model is left out and counted.
 
-    The picture is recognised by its bytes.
+    The picture is recognized by its bytes.
     """
     made = job(tmp_path / "run", rated=4)
     judged = drawn_lessons(tmp_path / "run" / "pictures", 3, seed=9)[:1]

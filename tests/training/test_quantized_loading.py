@@ -1,4 +1,4 @@
-"""Weights are quantised on the device that they are loaded to."""
+"""Weights are quantized on the device that they are loaded to."""
 
 from __future__ import annotations
 

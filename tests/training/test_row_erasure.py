@@ -22,7 +22,7 @@ from training.data.row_erasure import LOCK, remove_rows
 from training.data.row_parser import read_rows
 from training.gate.comparison_sheet import Row, Sheet
 from training.gate.comparison_sheet_png import draw
-from training.gate.comparison_sheet_translations import localised
+from training.gate.comparison_sheet_translations import localized
 from training.run_folder import PICTURE, SHEET
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +83,7 @@ def test_sheets_are_removed_with_their_rows(tmp_path: Path) -> None:
         sheet.write(tmp_path / run / SHEET)
         draw(sheet, tmp_path / run / PICTURE)
         for name in (SHEET, PICTURE):
-            (tmp_path / run / localised(name, "zh")).write_bytes((tmp_path / run / name).read_bytes())
+            (tmp_path / run / localized(name, "zh")).write_bytes((tmp_path / run / name).read_bytes())
     assert remove_rows(tmp_path, [1]) == 1
     assert list((tmp_path / "1").iterdir()) == []
     assert {each.name for each in (tmp_path / "2").iterdir()} == {SHEET, PICTURE, "sheet.zh.html", "sheet.zh.png"}

@@ -1,4 +1,4 @@
-"""Batches of random conversations; several processes draw and tile the pictures and tokenise the text.
+"""Batches of random conversations; several processes draw and tile the pictures and tokenize the text.
 
 The model learns only the answers and their end tokens. A pool of batches is kept, because drawing
 pictures is slower than training on them.

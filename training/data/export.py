@@ -8,7 +8,7 @@
 
 `kto.jsonl` is in TRL's unpaired preference format and `dpo.jsonl` in its paired one, both conversational
 and with images (https://huggingface.co/docs/trl/dataset_formats): messages have typed parts, and
-`images_file_names` lists the pictures in the order of their placeholders. The datasets library recognises
+`images_file_names` lists the pictures in the order of their placeholders. The datasets library recognizes
 a list of picture files by that field's name, and loads it as the column `images`
 (https://huggingface.co/docs/datasets/image_dataset). The export does not name any users.
 """

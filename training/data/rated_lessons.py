@@ -116,7 +116,7 @@ def without_duplicates(pairs: Sequence[Pair], near: NearDuplicates) -> list[Pair
 
 
 def normalized_text(text: str) -> str:
-    """Return a text normalised for comparison, ignoring case, letter styles (Unicode NFKC) and extra spaces."""
+    """Return a text normalized for comparison, ignoring case, letter styles (Unicode NFKC) and extra spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 

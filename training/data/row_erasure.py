@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from storage.atomic_files import PART, write_text
 from training.data.llava import row_name
-from training.gate.comparison_sheet_translations import LANGUAGES, localised
+from training.gate.comparison_sheet_translations import LANGUAGES, localized
 from training.run_folder import PICTURE, SHEET
 from training.xtuner.resume import remove_state
 
@@ -105,7 +105,7 @@ def _remove_sheets(runs: Path, names: set[str]) -> int:
     for page in pages:
         for language in reversed(LANGUAGES):  # the page that is searched is deleted last
             for name in (PICTURE, SHEET):
-                page.with_name(localised(name, language)).unlink(missing_ok=True)
+                page.with_name(localized(name, language)).unlink(missing_ok=True)
     return len(pages)
 
 

@@ -194,8 +194,8 @@ class Validator:
         self._rules = rules
         self._processes = processes
         self._here = RowValidator(rules)
-        # Spawned rather than forked, because this process has threads and, on a GPU machine, has initialised CUDA.
-        self._pool = ProcessPoolExecutor(processes, get_context("spawn"), _initialise, (rules,))
+        # Spawned rather than forked, because this process has threads and, on a GPU machine, has initialized CUDA.
+        self._pool = ProcessPoolExecutor(processes, get_context("spawn"), _initialize, (rules,))
 
     def __enter__(self) -> Self:
         return self
@@ -244,7 +244,7 @@ _validator: RowValidator
 """The validator in each process of the pool."""
 
 
-def _initialise(rules: Rules) -> None:
+def _initialize(rules: Rules) -> None:
     global _validator
     _validator = RowValidator(rules)
 

@@ -94,7 +94,7 @@ def decided(looks: Sequence[int], look: int, lost: int, gained: int, margin: flo
 def _score(questions: int, lost: int, gained: int, difference: float) -> float:
     """Return Tango's statistic for a true loss of `difference`, given as a share.
 
-    The statistic is standardised with the constrained maximum-likelihood estimate.
+    The statistic is standardized with the constrained maximum-likelihood estimate.
     """
     a = 2 * questions
     b = -lost - gained + (2 * questions - lost + gained) * difference

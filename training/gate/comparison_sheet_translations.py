@@ -144,7 +144,7 @@ def words(language: str) -> Say:
     return say
 
 
-def localised(name: str, language: str) -> str:
+def localized(name: str, language: str) -> str:
     """Return a file's name for a language, such as `sheet.html` or, for Chinese, `sheet.zh.html`."""
     path = PurePath(name)
     return name if language == "en" else f"{path.stem}.{language}{path.suffix}"

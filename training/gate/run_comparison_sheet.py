@@ -21,7 +21,7 @@ from training.data.selection_counts import beyond_share, cut_off
 from training.evaluation_jobs import EvaluationJob
 from training.gate.comparison_sheet import Row, Sheet, thumbnail
 from training.gate.comparison_sheet_png import draw
-from training.gate.comparison_sheet_translations import LANGUAGES, Say, localised, words
+from training.gate.comparison_sheet_translations import LANGUAGES, Say, localized, words
 from training.gate.report import Effort, Loss, Report, Taste
 from training.gate.text_layout import lacks_characters
 from training.job import DISLIKED, RATED
@@ -93,8 +93,8 @@ def _write(job: EvaluationJob, report: Report, rows: Sequence[Row], language: st
         language=language,
     )
     folder = Path(job.work)
-    sheet.write(folder / localised(SHEET, language))
-    draw(sheet, folder / localised(PICTURE, language))
+    sheet.write(folder / localized(SHEET, language))
+    draw(sheet, folder / localized(PICTURE, language))
 
 
 def _plots(job: EvaluationJob, taste: Taste, language: str) -> Iterator[tuple[Path, str]]:
@@ -102,12 +102,12 @@ def _plots(job: EvaluationJob, taste: Taste, language: str) -> Iterator[tuple[Pa
     say = words(language)
     if job.curve:
         curve = Path(job.curve)
-        file = curve.with_name(localised(curve.name, language))
+        file = curve.with_name(localized(curve.name, language))
         file = file if file.is_file() else curve  # an earlier version, which began the run, drew it in English only
         yield file, say("The loss of each step, its moving average, and the previous run's.")
     if taste.answers:
         yield (
-            Path(job.work) / localised(GAINS, language),
+            Path(job.work) / localized(GAINS, language),
             say(
                 "How much likelier each rated answer is for the new model than for the live one. If the new model has "
                 "learned what people like, liked answers gain more than other answers to the same question, and "

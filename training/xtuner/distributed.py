@@ -38,7 +38,7 @@ def process_group(*, gpu: bool) -> Iterator[None]:
     if world_size() == 1:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     else:
-        # mmengine 0.10.6 would initialise it later, and for NCCL only.
+        # mmengine 0.10.6 would initialize it later, and for NCCL only.
         dist.init_process_group("nccl" if gpu else "gloo", timeout=_TIMEOUT)
     try:
         yield
@@ -73,7 +73,7 @@ class ZeroStrategy(DeepSpeedStrategy):  # type: ignore[misc]
     """A DeepSpeed strategy for models that are loaded whole, or by `partitioned_loading` (ZeRO 3).
 
     XTuner's own strategy keeps an `HfDeepSpeedConfig` alive, which makes transformers 4.57.6 load models in
-    partitions and leave weights of InternVL2 uninitialised.
+    partitions and leave weights of InternVL2 uninitialized.
     """
 
     def __init__(self, **settings: Any) -> None:

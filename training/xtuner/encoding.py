@@ -1,6 +1,6 @@
 """Training examples as token IDs, labels and tiles, exactly as the engines compute them for the same conversation.
 
-The text comes from `inference.chat_format.template` and is tokenised as in an engine: first the whole
+The text comes from `inference.chat_format.template` and is tokenized as in an engine: first the whole
 prompt, then the answer. The trainer's dataset, the validation of rows and the evaluation use this
 module. It requires transformers.
 """
@@ -99,7 +99,7 @@ class Encoder:
             start = self.prompt_ids(lesson, index)
             if input_ids[: len(start) + len(answer)] != start + answer:
                 raise RowError(
-                    f"{lesson.name}: the answer in turn {index + 1} is tokenised differently when later turns follow"
+                    f"{lesson.name}: the answer in turn {index + 1} is tokenized differently when later turns follow"
                 )
             labels[len(start) : len(start) + len(answer)] = answer
         return Encoded(input_ids, labels)
@@ -150,7 +150,7 @@ class Encoder:
         return torch.cat(loaded) if loaded else None
 
     def _answer_ids(self, lesson: Lesson, index: int) -> list[int]:
-        """Return the token IDs of the answer in turn `index` and its end token, tokenised as in an engine."""
+        """Return the token IDs of the answer in turn `index` and its end token, tokenized as in an engine."""
         prompt = lesson.prompt_of(index)
         text = render(prompt, [1] * len(pictures(prompt)), self.family)
         answer = render_answer(lesson.turns[index].text, self.family)

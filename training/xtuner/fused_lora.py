@@ -3,7 +3,7 @@
 PEFT computes an adapted layer in several passes over all activations: the base product, its copy,
 dropout, two products in the adapter's type, a scaling and a sum. Here y = W x + s · B A drop(x) (LoRA,
 arXiv 2106.09685) is one autograd function in the activations' type. The matrix multiplication itself
-adds the adapter's product. A 4-bit W (QLoRA, arXiv 2305.14314) is dequantised for one product in the
+adds the adapter's product. A 4-bit W (QLoRA, arXiv 2305.14314) is dequantized for one product in the
 forward pass and one in the backward pass, and is not kept.
 """
 
@@ -104,7 +104,7 @@ def _drop(x: Tensor, mask: Tensor, dropout: float) -> Tensor:
 
 
 def _dense(base: nn.Linear, dtype: torch.dtype) -> Tensor:
-    """Return the weight [out, in], dequantised if it is stored in 4 bits."""
+    """Return the weight [out, in], dequantized if it is stored in 4 bits."""
     weight: Any = base.weight
     if isinstance(base, Linear4bit):
         weight = dequantize_4bit(weight.data, weight.quant_state)

@@ -1,6 +1,6 @@
 """XTuner's InternVL model, made faster and more memory-efficient.
 
-Quantisation, adapters and checkpoints are those of XTuner's `InternVL_V1_5` (0.2.0), on top of the model
+Quantization, adapters and checkpoints are those of XTuner's `InternVL_V1_5` (0.2.0), on top of the model
 code in `inference.internvl2`. XTuner computes in float16 with float32 between the layers, applies an
 attention mask, computes the logits of every position, and trains the projector in bfloat16, which rounds
 small updates away. In this module, frozen weights and activations are bfloat16 on a GPU (float32 on a
@@ -37,7 +37,7 @@ from training.xtuner.vision_cache import VisionTower, frozen_dtype
 class InternVL2(InternVL_V1_5):
     """InternVL2, with the language model trained either through LoRA or in full.
 
-    The language model may be quantised to NF4. Training the projector and LoRA on the vision tower is
+    The language model may be quantized to NF4. Training the projector and LoRA on the vision tower is
     optional.
     """
 

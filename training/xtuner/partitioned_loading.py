@@ -2,7 +2,7 @@
 
 Rank 0 reads the weights one at a time and sends each to the others, which keep only their shares. No
 process ever holds the whole model, in main memory or on its GPU. transformers 4.57.6 can load in
-partitions too, but leaves weights of InternVL2 uninitialised.
+partitions too, but leaves weights of InternVL2 uninitialized.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Quantise weights to 4 bits on the device that they are loaded to.
+"""Quantize weights to 4 bits on the device that they are loaded to.
 
 transformers 4.57.6 reads each weight into the GPU's memory, copies it back into main memory, and copies it
-to the GPU again, where it is quantised. The two copies account for half of the time it takes to load a model.
+to the GPU again, where it is quantized. The two copies account for half of the time it takes to load a model.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from transformers.quantizers.quantizers_utils import get_module_from_name
 
 @contextmanager
 def quantized_in_place() -> Iterator[None]:
-    """Make transformers quantise weights without copies for the duration of the context.
+    """Make transformers quantize weights without copies for the duration of the context.
 
-    Checkpoints that are already quantised cannot be loaded in the context.
+    Checkpoints that are already quantized cannot be loaded in the context.
     """
     stock = Bnb4BitHfQuantizer.create_quantized_param
     Bnb4BitHfQuantizer.create_quantized_param = _create
@@ -31,7 +31,7 @@ def quantized_in_place() -> Iterator[None]:
 
 
 def _create(quantizer: Any, model: Any, weight: Tensor, name: str, device: Any, **_: Any) -> None:
-    """Quantise `weight` with the options of the empty parameter `name` of `model`, which it replaces."""
+    """Quantize `weight` with the options of the empty parameter `name` of `model`, which it replaces."""
     module, leaf = get_module_from_name(model, quantizer.get_param_name(name))
     options = {key: value for key, value in vars(module._parameters[leaf]).items() if key != "_is_hf_initialized"}
     module._parameters[leaf] = Params4bit(weight, requires_grad=False, **options).to(device)

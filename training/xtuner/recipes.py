@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Objective = Literal["sft", "kto", "dpo"]
 """The objective of training. sft: the likelihood of liked answers (supervised fine-tuning); kto: the likelihoods of
-liked and disliked answers, compared with the base model (Kahneman-Tversky optimisation, arXiv 2402.01306); dpo: the
+liked and disliked answers, compared with the base model (Kahneman-Tversky optimization, arXiv 2402.01306); dpo: the
 likelihood of a liked answer or, where a worse answer to the same prompt is known, the preference for the liked one
-(direct preference optimisation, arXiv 2305.18290)."""
+(direct preference optimization, arXiv 2305.18290)."""
 
 
 class Recipe(BaseModel):
@@ -35,7 +35,7 @@ class Recipe(BaseModel):
     """β of KTO and DPO. A larger value keeps the model closer to the base model."""
 
     method: Literal["qlora", "lora", "full"] = "qlora"
-    """qlora: an adapter on the language model in 4 bits (NF4 with double quantisation); lora: an adapter on the model
+    """qlora: an adapter on the language model in 4 bits (NF4 with double quantization); lora: an adapter on the model
     in its own type; full: all weights of the language model, which takes 18 bytes of GPU memory per weight."""
 
     rank: int = Field(128, ge=1)
@@ -115,7 +115,7 @@ class Recipe(BaseModel):
 
 RECIPES: Final[dict[str, dict[str, Any]]] = {
     # From two tutorials for InternVL2-2B: one on dishes of a cuisine (github.com/is1nan1ge/InternVL2-Tutorial, which
-    # trains LoRA without quantisation), and one on jokes about a picture (github.com/InternLM/Tutorial,
+    # trains LoRA without quantization), and one on jokes about a picture (github.com/InternLM/Tutorial,
     # docs/L2/InternVL/joke_readme.md).
     "food": {"accumulation": 2, "epochs": 10, "learning_rate": 3e-5, "max_length": 8192},
     "jokes": {"accumulation": 4, "epochs": 6, "learning_rate": 2e-5, "max_length": 6656},

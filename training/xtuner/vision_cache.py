@@ -57,7 +57,7 @@ class VisionTower:
         self._config = InternVLChatConfig.from_pretrained(directory)
         self._tiles = tiles_per_pass(read_sizes(directory))
         self._device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"
-        # On the meta device, the weights that the checkpoint replaces are not initialised.
+        # On the meta device, the weights that the checkpoint replaces are not initialized.
         with torch.device("meta"):
             tower = InternVisionModel(self._config.vision_config)
         tower.load_state_dict(_weights(directory), assign=True)

@@ -1,4 +1,4 @@
-"""The internvl2-tiny model, a small stand-in for InternVL2-2B, trained to recognise coloured shapes.
+"""The internvl2-tiny model, a small stand-in for InternVL2-2B, trained to recognize coloured shapes.
 
 The checkpoint is small enough to ship with the package; `CHECKPOINT` is its directory in the official
 layout. The other modules draw pictures for the model, ask questions about them and judge its answers.

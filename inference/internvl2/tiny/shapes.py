@@ -1,4 +1,4 @@
-"""The scenes that internvl2-tiny can recognise: one to five identical shapes of one colour.
+"""The scenes that internvl2-tiny can recognize: one to five identical shapes of one colour.
 
 A colour is a region of hue, saturation and value. `drawing` draws the scenes for demos and evaluations;
 an independent renderer, `tools.tiny.training_drawing`, draws them for training.
