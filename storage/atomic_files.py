@@ -97,6 +97,19 @@ def write_through(descriptor: int, data: bytes | memoryview, place: int) -> None
         left, place = left[written:], place + written
 
 
+def copy_through(source: str, target: str) -> None:
+    """Copy a file's bytes with `write_through`; for `shutil.copytree`.
+
+    Raises:
+        OSError: A file cannot be read or written.
+    """
+    place = 0
+    with Path(source).open("rb") as reader, Path(target).open("wb") as writer:
+        while piece := reader.read(PIECE):
+            write_through(writer.fileno(), piece, place)
+            place += len(piece)
+
+
 def sync_directory(path: Path) -> None:
     """Flush a folder's entries to disk, so that a rename in the folder is not lost in a power failure.
 

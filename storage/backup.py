@@ -14,7 +14,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.atomic_files import PRIVATE, sync_directory
+from storage.atomic_files import PRIVATE, copy_through, sync_directory
 from storage.base import column
 from storage.connection import inspecting, translating_os_errors
 from storage.errors import StorageError, UnknownRecord
@@ -26,6 +26,8 @@ from storage.picture_files import PictureStore
 PICTURES = "pictures"
 MODELS = "models"
 _TRIES = 3
+_BATCH = 2**26
+"""The number of bytes of pictures after which they are flushed to disk. The ledger's commits wait for that long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +75,21 @@ async def back_up(ledger: Ledger, pictures: PictureStore, out: Path, models: Mod
 
 async def _fill(ledger: Ledger, pictures: PictureStore, part: Path, models: ModelStore | None) -> Backup:
     await ledger.backup(part / FILE_NAME)
-    copies = PictureStore(part / PICTURES)  # used for its layout only: `_publish` makes all copies durable at once
+    copies = PictureStore(part / PICTURES)  # used for its layout only: pictures are flushed many at a time
     names = await asyncio.to_thread(_pictures, part / FILE_NAME)
-    lost = []
+    lost, unflushed = [], 0
     for name in names:
         try:
-            await asyncio.to_thread(_write, copies.path(name), await pictures.get(name))
+            data = await pictures.get(name)
         except UnknownRecord:
             lost.append(name)
+            continue
+        await asyncio.to_thread(_write, copies.path(name), data)
+        unflushed += len(data)
+        if unflushed > _BATCH:
+            # Flushing many thousands of files one by one takes minutes.
+            await asyncio.to_thread(os.sync)
+            unflushed = 0
     known = {each.sha256 for each in await ledger.pictures.all()} if lost else set()
     if not known.issuperset(lost):
         raise _ErasedMeanwhile
@@ -96,7 +105,8 @@ def _pictures(path: Path) -> list[str]:
 
 
 def _copy_model(model: Path, copy: Path) -> None:
-    shutil.copytree(model, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(model, copy, ignore=ignore, copy_function=copy_through)
     verify(copy)
 
 
@@ -106,7 +116,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _publish(part: Path, out: Path) -> None:
-    os.sync()  # once for all files: syncing many thousands one by one takes minutes
+    os.sync()
     if out.exists():
         raise StorageError(f"{out} already exists: choose another name for the backup.")
     part.rename(out)
