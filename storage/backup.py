@@ -27,7 +27,7 @@ PICTURES = "pictures"
 MODELS = "models"
 _TRIES = 3
 _BATCH = 2**26
-"""The number of bytes of pictures after which they are flushed to disk. The ledger's commits wait for that long."""
+"""The number of bytes of pictures after which they are flushed to disk. Meanwhile the ledger's commits wait."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,9 @@ async def test_a_child_gets_no_secrets(tmp_path: Path, monkeypatch: pytest.Monke
     assert child.tail() == "CUE"
 
 
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this kernel has no transparent huge pages"
+)
 @pytest.mark.parametrize(("own", "huge"), [({}, True), ({"THP_MEM_ALLOC_ENABLE": "0"}, False)])
 async def test_torch_asks_for_huge_pages_in_a_child(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: dict[str, str], huge: bool
