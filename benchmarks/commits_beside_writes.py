@@ -3,10 +3,10 @@
     python -m benchmarks.commits_beside_writes --folder DIR [--gigabytes 4.4]
 
 A child process writes nine files in four threads, as the merge does, and flushes each file, as publishing a model
-does: first with all of the flushing left to the end, then with `write_through`. Meanwhile this process commits a row to
-a database with the ledger's settings, waits 0.02 s, and so on. For both ways, twice, the script prints a JSON object
-with the seconds for writing and for flushing, the number of commits, how many of them were slow, how many seconds
-these took together, and the longest.
+does: first with all of the flushing left to the end, then with `write_through`. Meanwhile this process repeatedly
+commits a row to a database with the ledger's settings, pausing 0.02 s after each. For both ways, twice, the script
+prints a JSON object with the seconds for writing and for flushing, the number of commits, how many of them were slow,
+how many seconds these took together, and the longest.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def main() -> None:
     """Run the command-line interface."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--folder", type=Path, help="a folder on the disk to measure")
+    where.add_argument("--folder", type=Path, help="an existing folder on the disk to measure")
     where.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--gigabytes", type=float, default=4.4)
     parser.add_argument("--through", action="store_true", help=argparse.SUPPRESS)

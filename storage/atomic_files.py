@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,8 @@ PART: Final = ".part"
 """Suffix of a file that is being written."""
 
 PIECE: Final = 2**23
-"""The number of bytes that `write_through` flushes at a time. A disk with 100 MB/s takes 0.08 s for them."""
+"""The number of bytes after which `write_through` flushes. fdatasync flushes the whole file, so a commit may wait for
+the pieces of all threads that write to it: with the merge's four threads, 0.3 s on a disk with 100 MB/s."""
 
 
 def write_durably(path: Path, data: bytes, *, temporary_folder: Path | None = None) -> None:
@@ -83,22 +85,24 @@ def sync_file(path: Path) -> None:
 def write_through(descriptor: int, data: bytes | memoryview, place: int) -> None:
     """Write `data` to an open file at the byte offset `place`, and flush the file after every `PIECE` bytes.
 
-    If gigabytes were flushed at once, the ledger's commits would wait for seconds. The rest of `data`, less than
-    `PIECE` bytes, is left to a later flush.
+    If gigabytes were flushed at once, the ledger's commits would wait for seconds. The last bytes, fewer than `PIECE`,
+    are left to a later flush.
 
     Raises:
-        OSError: The data cannot be written.
+        OSError: The data cannot be written or flushed.
     """
-    left = memoryview(data).cast("B")
+    left, unflushed = memoryview(data).cast("B"), 0
     while left:
-        written = os.pwrite(descriptor, left[:PIECE], place)
-        if written == PIECE:
+        written = os.pwrite(descriptor, left[: PIECE - unflushed], place)
+        unflushed += written
+        if unflushed == PIECE:
             os.fdatasync(descriptor)
+            unflushed = 0
         left, place = left[written:], place + written
 
 
 def copy_through(source: str, target: str) -> None:
-    """Copy a file's bytes with `write_through`; for `shutil.copytree`.
+    """Copy a file with its mode and times, using `write_through`; a `copy_function` for `shutil.copytree`.
 
     Raises:
         OSError: A file cannot be read or written.
@@ -108,6 +112,7 @@ def copy_through(source: str, target: str) -> None:
         while piece := reader.read(PIECE):
             write_through(writer.fileno(), piece, place)
             place += len(piece)
+    shutil.copystat(source, target)
 
 
 def sync_directory(path: Path) -> None:

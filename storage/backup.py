@@ -27,7 +27,7 @@ PICTURES = "pictures"
 MODELS = "models"
 _TRIES = 3
 _BATCH = 2**26
-"""The number of bytes of pictures after which they are flushed to disk. Meanwhile the ledger's commits wait."""
+"""The number of bytes of pictures that are written between two flushes. Commits to the ledger wait during a flush."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ async def _fill(ledger: Ledger, pictures: PictureStore, part: Path, models: Mode
         await asyncio.to_thread(_write, copies.path(name), data)
         unflushed += len(data)
         if unflushed > _BATCH:
-            # Flushing many thousands of files one by one takes minutes.
+            # This flushes all disks, but flushing thousands of files one by one takes minutes.
             await asyncio.to_thread(os.sync)
             unflushed = 0
     known = {each.sha256 for each in await ledger.pictures.all()} if lost else set()
@@ -116,7 +116,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _publish(part: Path, out: Path) -> None:
-    os.sync()
+    os.sync()  # the remaining pictures, and the ends of the models' files
     if out.exists():
         raise StorageError(f"{out} already exists: choose another name for the backup.")
     part.rename(out)

@@ -31,7 +31,7 @@ from training.worker import Say, StageProgress, work
 
 _CHUNK: Final = 1 << 24
 _THREADS: Final = 4
-"""The number of weights merged at a time. Each takes eight bytes a value of memory, most of it for float32."""
+"""The number of weights merged at a time. Each takes eight bytes of memory per value, half of them for float32."""
 
 
 def merge(job: MergeJob, say: Say) -> Outcome:

@@ -19,7 +19,7 @@ _TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 _HUGE_PAGES: Final = {"THP_MEM_ALLOC_ENABLE": "1"}
 """Makes torch ask Linux for huge pages for large tensors in main memory (c10/core/impl/alloc_cpu.cpp), because with
-pages of 4 kB, the page faults of a new tensor take longer than its computation. Operators may set it to 0."""
+pages of 4 kB a large new tensor causes thousands of page faults. Operators may set it to 0."""
 
 
 def for_children() -> dict[str, str]:
