@@ -21,7 +21,7 @@ from safetensors import safe_open
 
 from inference.chat_format.template import jinja_chat_template
 from inference.internvl2.families import read_family
-from storage.atomic_files import write_through
+from storage.atomic_files import PIECE, write_through
 from storage.model_manifest import MANIFEST
 from storage.translatable_reason import Reason
 from training.adapter import Adapter
@@ -29,7 +29,6 @@ from training.gate.prompt_parity import disagreement
 from training.job import MergeJob, Outcome, TrainingError
 from training.worker import Say, StageProgress, work
 
-_CHUNK: Final = 1 << 24
 _THREADS: Final = 4
 """The number of weights merged at a time. Each takes eight bytes of memory per value, half of them for float32."""
 
@@ -135,7 +134,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
 def _copy(reader: BinaryIO, writer: BinaryIO, begin: int, end: int) -> None:
     """Copy the bytes from `begin` to `end` of a file to the same place in another."""
     while begin < end:
-        chunk = os.pread(reader.fileno(), min(end - begin, _CHUNK), begin)
+        chunk = os.pread(reader.fileno(), min(end - begin, PIECE), begin)
         if not chunk:
             raise TrainingError(f"{reader.name} ends too early: fetch the base model again")
         write_through(writer.fileno(), chunk, begin)

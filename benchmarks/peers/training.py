@@ -1,4 +1,4 @@
-"""Compare QLoRA training of a full-size InternVL2 by thumbtune's worker, by XTuner's own code and by TRL.
+"""Compare training of a full-size InternVL2 by thumbtune's worker, XTuner's own code, TRL and ms-swift.
 
     python -m benchmarks.peers.training --work DIR --official CODE [--cases stock,ours,kept,single] [--swift SITE]
 
@@ -13,8 +13,9 @@ in batches of 4. Every case but `two` uses one GPU:
   has batch size 1.
 - `trl`, `trl-kept` and `trl-official` run trl_training.py, which trains with TRL and PEFT on the same rows;
   `trl-kept` keeps the activations, and `trl-official` runs the official model code in CODE.
-- `swift` runs ms-swift on the official model code in CODE. SITE is a folder with ms-swift and what it needs for this
-  code (`pip install --target SITE ms-swift==4.6.0 transformers==4.49.0 "trl<1"`).
+- `swift` runs ms-swift on the official model code in CODE, with LoRA of bfloat16 weights, because its 4-bit LoRA fails
+  for this model; all other cases are QLoRA. SITE is a folder with ms-swift and what it needs for this code
+  (`pip install --target SITE ms-swift==4.6.0 transformers==4.49.0 "trl<1"`).
 - `one` and `two` run thumbtune's worker in one process and in two processes (each on its own GPU), with
   8 question-answer pairs per step.
 - `alike` runs the configuration of `ours` with XTuner's tool, and with the projector in bfloat16, as in

@@ -39,7 +39,7 @@ def test_large_data_is_flushed_piece_by_piece(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_copy_has_the_mode_and_times_of_the_original(tmp_path: Path) -> None:
-    """A file of more than one piece is copied whole, with the access and the time of modification that it had."""
+    """A file of more than one piece is copied whole, and keeps its mode and the time of its modification."""
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(os.urandom(PIECE + 5))
     source.chmod(0o640)
